@@ -1,0 +1,119 @@
+"""The codec: items people know (a sentence, a MIDI file, a picture) <-> tensors a network sees."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+Item = TypeVar("Item")
+
+CODEC_FILE = "codec.json"
+
+
+class Preview(NamedTuple):
+    """Items as people meet them; a part that a modality does not have is None."""
+
+    text: str | None = None
+    image: NDArray[np.uint8] | None = None  # [height, width, 3]
+    audio: NDArray[np.float32] | None = None  # mono, within [-1, 1]
+    sample_rate: int = 22050
+
+
+class Codec(ABC, Generic[Item]):
+    """Both directions between items and windows; a window is the one tensor that a VAE encodes.
+
+    Token windows are int64 [time] without any -1; image windows are uint8 [channels height width].
+    `options` are the constructor's keyword arguments: they are all that `save` needs to keep, save for
+    files of a codec's own. `view_options` names those of them that a training may choose anew,
+    because they change what the model sees of a stored window and not the window itself.
+    """
+
+    view_options: ClassVar[frozenset[str]] = frozenset()
+    suffix: ClassVar[str | None] = None
+    """The ending of the file that holds one item; None where items are lines of one text file."""
+
+    @property
+    @abstractmethod
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that make this codec again; plain JSON values."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> dict[str, Any]:
+        """The facts a network needs, as keyword arguments of a model builder.
+
+        Token codecs: vocab_size, max_length, end_id, unk_id (ids or None). Image codecs: image_shape, levels.
+        """
+
+    @abstractmethod
+    def windows(self, item: Item) -> list[Tensor]:
+        """Return the item's windows in order. Raises ValueError when the item cannot be encoded."""
+
+    @abstractmethod
+    def join(self, tensors: Sequence[Tensor], like: Item | None = None) -> Item:
+        """Return the item that the windows spell; tempo, program or size come from `like` when it is given.
+
+        A token window may end in -1 ("nothing here"), as batched samples do.
+        """
+
+    def view(self, tensor: Tensor, rng: np.random.Generator, augment: bool = False) -> Tensor:
+        """Return what the model sees of a window in one epoch (binarized, and transposed where it may be augmented).
+
+        The default is the window. Only training windows are augmented.
+        """
+        return tensor
+
+    @abstractmethod
+    def sizes(self, tensor: Tensor) -> dict[str, int]:
+        """Return how many units a window holds, by the unit's name: what nats are divided by."""
+
+    @abstractmethod
+    def score(self, truth: Sequence[Tensor], predicted: Sequence[Tensor]) -> dict[str, float]:
+        """Return how well `predicted` matches `truth`, window by window, by the name of the metric (1 is perfect)."""
+
+    @abstractmethod
+    def read(self, source: str) -> list[Item]:
+        """Return the items that a command's INPUT names. Raises ValueError with the input and the reason."""
+
+    @abstractmethod
+    def write(self, item: Item, path: Path) -> None:
+        """Write one item to a file of its own."""
+
+    def chain(self, items: Sequence[Item]) -> Item | None:
+        """Return the items one after another as one item, or None where there is no such thing (the default)."""
+        return None
+
+    @abstractmethod
+    def preview(self, items: Sequence[Item]) -> Preview:
+        """Return the items together, as text, picture and sound."""
+
+    def replace(self, **view: Any) -> Self:
+        """Return this codec with other view options. Raises ValueError for a name that is none of them."""
+        for name in view:
+            if name not in self.view_options:
+                known = ", ".join(sorted(self.view_options)) or "none"
+                raise ValueError(f"{type(self).__name__} has no view option {name!r}; it has: {known}")
+        return type(self)(**{**self.options, **view}) if view else self
+
+    def save(self, directory: Path) -> None:
+        """Write the codec's files into an existing directory."""
+        text = json.dumps({"codec": type(self).__name__, "options": self.options}, indent=2)
+        (directory / CODEC_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read a codec that `save` wrote. Raises ValueError when the file is another codec's."""
+        saved = json.loads((directory / CODEC_FILE).read_text(encoding="utf-8"))
+        if saved["codec"] != cls.__name__:
+            raise ValueError(f"{directory / CODEC_FILE} holds a {saved['codec']!r}, not a {cls.__name__}")
+        return cls(**saved["options"])
+
+
+def strip(tensor: Tensor) -> Tensor:
+    """Return a token window without the -1 that fills a batch's rows."""
+    return tensor[tensor >= 0]

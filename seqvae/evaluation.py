@@ -1,0 +1,141 @@
+"""What a VAE is worth: ELBO, importance-weighted bound, active units, mutual information; in nats, higher is better."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seqvae.gaussian import LOG_TWO_PI, DiagonalGaussian
+from seqvae.vae import VAE
+
+ACTIVE_UNIT_VARIANCE = 0.01  # Burda et al. (2016), section 3
+
+
+@dataclass(frozen=True)
+class ImportanceEstimate:
+    """The importance-weighted bound of each example, and how many samples carried its weight."""
+
+    log_prob: Float[Tensor, " batch"]  # float64
+    effective_samples: Float[Tensor, " batch"]
+
+
+@dataclass(frozen=True)
+class ExampleScores:
+    """What an evaluation found for each example, in the order the batches came; float64 on the CPU."""
+
+    elbo: Float[Tensor, " n"]
+    log_likelihood: Float[Tensor, " n"]
+    kl: Float[Tensor, " n"]
+    kl_per_dimension: Float[Tensor, "n latent"] | None
+    iw_bound: Float[Tensor, " n"] | None
+    effective_samples: Float[Tensor, " n"] | None
+    posterior: DiagonalGaussian
+
+
+@torch.no_grad()
+def importance_weighted_bound(
+    vae: VAE,
+    x: Tensor,
+    samples: int,
+    generator: torch.Generator | None = None,
+    rows: int = 512,
+) -> ImportanceEstimate:
+    """Return log (1/K sum_k p(x|z_k) p(z_k) / q(z_k|x)) of each example (Burda et al., 2016, eq. 8).
+
+    The example is encoded once; K = `samples` are drawn in chunks of at most `rows` decoder rows and summed in
+    float64. In expectation it grows with K towards log p(x): too few samples only make the number worse.
+
+    Raises:
+        ValueError: when samples is not positive.
+    """
+    if samples < 1:
+        raise ValueError(f"importance samples must be positive, got {samples}")
+    posterior = vae.encoder(x)
+    log_sum = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+    log_sum_of_squares = log_sum.clone()
+    done = 0
+    while done < samples:
+        chunk = min(samples - done, max(1, rows // len(x)))
+        weights = vae.terms_at(x, posterior, posterior.rsample(chunk, generator)).log_weights.double()
+        log_sum = torch.logaddexp(log_sum, weights.logsumexp(0))
+        log_sum_of_squares = torch.logaddexp(log_sum_of_squares, (2 * weights).logsumexp(0))
+        done += chunk
+    return ImportanceEstimate(log_sum - math.log(samples), torch.exp(2 * log_sum - log_sum_of_squares))
+
+
+@torch.no_grad()
+def score_examples(
+    vae: VAE,
+    batches: Iterable[Tensor],
+    *,
+    importance_samples: int = 0,
+    elbo_samples: int = 1,
+    generator: torch.Generator | None = None,
+    rows: int = 512,
+) -> ExampleScores:
+    """Return the scores of every example of the batches, drawn with the generator alone."""
+    parts: list[dict[str, Tensor]] = []
+    for x in batches:
+        terms = vae.terms(x, elbo_samples, generator=generator)
+        part = {
+            "elbo": terms.elbo,
+            "log_likelihood": terms.log_likelihood.mean(0),
+            "kl": terms.total_kl,
+            "mean": terms.posterior.mean,
+            "log_variance": terms.posterior.log_variance,
+        }
+        if terms.kl is not None:
+            part["kl_per_dimension"] = terms.kl
+        if importance_samples:
+            estimate = importance_weighted_bound(vae, x, importance_samples, generator, rows)
+            part |= {"iw_bound": estimate.log_prob, "effective_samples": estimate.effective_samples}
+        parts.append({name: value.double().cpu() for name, value in part.items()})
+    if not parts:
+        raise ValueError("there is nothing to evaluate: no batches")
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return ExampleScores(
+        elbo=columns["elbo"],
+        log_likelihood=columns["log_likelihood"],
+        kl=columns["kl"],
+        kl_per_dimension=columns.get("kl_per_dimension"),
+        iw_bound=columns.get("iw_bound"),
+        effective_samples=columns.get("effective_samples"),
+        posterior=DiagonalGaussian(columns["mean"], columns["log_variance"]),
+    )
+
+
+def active_units(posterior: DiagonalGaussian) -> int:
+    """Return how many latent dimensions have a posterior mean that varies over the data (Burda et al., 2016)."""
+    if len(posterior.mean) < 2:
+        return 0
+    return int((posterior.mean.var(0) > ACTIVE_UNIT_VARIANCE).sum())
+
+
+def mutual_information(
+    posterior: DiagonalGaussian, generator: torch.Generator | None = None, chunk: int = 1024
+) -> float:
+    """Return I(x; z) = E[log q(z|x) - log q(z)] in nats over all examples at once (Hoffman & Johnson, 2016).
+
+    q(z) is the mixture of all N posteriors, so the estimate cannot exceed log N: print it with N.
+    """
+    mean, log_variance = posterior.mean.double(), posterior.log_variance.double()
+    z = DiagonalGaussian(mean, log_variance).rsample(1, generator)[0]
+    precision = torch.exp(-log_variance)
+    constant = (mean.square() * precision + log_variance + LOG_TWO_PI).sum(-1)
+    total = 0.0
+    for start in range(0, len(z), chunk):
+        part = z[start : start + chunk]
+        # log q(z_i | x_n) for all pairs, the square expanded so that it is two matrix products
+        pairs = -0.5 * (part.square() @ precision.T - 2 * part @ (mean * precision).T + constant)
+        own = pairs[torch.arange(len(part)), torch.arange(start, start + len(part))]
+        total += float((own - pairs.logsumexp(1) + math.log(len(z))).sum())
+    return total / len(z)
+
+
+def mean_and_error(values: Float[Tensor, " n"]) -> tuple[float, float]:
+    """Return the mean over examples and its standard error (NaN for a single example)."""
+    error = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
+    return float(values.mean()), error

@@ -1,0 +1,109 @@
+"""What a run shows: TensorBoard scalars, media and embeddings as `split/name`, and a bar or lines in the terminal."""
+
+import logging
+import re
+import sys
+import warnings
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from seqvae.data.codec import Preview
+
+log = logging.getLogger(__name__)
+
+
+class Tracker:
+    """Writes one TensorBoard run; after a resume, what stood behind `step` is purged, so each step shows once."""
+
+    def __init__(self, folder: Path, step: int = 0) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tensorboard's own imports
+            from torch.utils.tensorboard import SummaryWriter
+        self.writer = SummaryWriter(str(folder), purge_step=step or None)
+
+    def scalars(self, split: str, metrics: dict[str, float], step: int) -> None:
+        """Write numbers as split/name."""
+        for name, value in metrics.items():
+            self.writer.add_scalar(f"{split}/{name}", value, step)
+
+    def config(self, text: str) -> None:
+        """Write the whole configuration as text."""
+        self.writer.add_text("run/config", f"```\n{text}\n```")
+
+    def preview(self, name: str, preview: Preview, step: int) -> None:
+        """Write items as text, picture and sound under split/name."""
+        if preview.text is not None:
+            text = "\n".join("    " + _printable(line) for line in preview.text.splitlines())  # as code: no Markdown
+            self.writer.add_text(name, text, step)
+        if preview.image is not None:
+            self.writer.add_image(name, preview.image, step, dataformats="HWC")
+        if preview.audio is not None:
+            audio = np.clip(preview.audio, -1.0, 1.0)[None]
+            self.writer.add_audio(name, audio, step, sample_rate=preview.sample_rate)
+
+    def embedding(self, name: str, points: Tensor, labels: list[str], step: int) -> None:
+        """Write points for the embedding projector."""
+        cleaned = [_printable(label) or "-" for label in labels]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.writer.add_embedding(points, metadata=cleaned, tag=name, global_step=step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def _printable(text: str) -> str:
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text)
+
+
+class ProgressBar:
+    """A bar with throughput where there is a terminal, plain lines in the log where there is none."""
+
+    def __init__(self, total: int, start: int, enabled: bool = True) -> None:
+        self.enabled = enabled
+        self.total = total
+        self.bar: Progress | None = None
+        self.task: TaskID | None = None
+        if enabled and sys.stderr.isatty():
+            self.bar = Progress(
+                TextColumn("step {task.completed:,}/{task.total:,}"),
+                BarColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[numbers]}"),
+                console=Console(stderr=True),
+            )
+            self.task = self.bar.add_task("train", total=total, completed=start, numbers="")
+
+    def __enter__(self) -> Self:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def step(self, step: int) -> None:
+        """Move the bar."""
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=step)
+
+    def numbers(self, step: int, metrics: dict[str, float]) -> None:
+        """Show the latest numbers."""
+        text = " ".join(f"{name} {_short(value)}" for name, value in metrics.items())
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, numbers=text)
+        elif self.enabled:
+            log.info("step %s/%s %s", f"{step:,}", f"{self.total:,}", text)
+
+
+def _short(value: Any) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -1,0 +1,63 @@
+"""Small parts that several networks share, and the checks their builders make of a person's numbers."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class TokenEmbedding(nn.Embedding):
+    """An embedding in which -1 ("nothing here") is the zero vector."""
+
+    def forward(self, tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch embedding"]:
+        embedded: Tensor = super().forward(tokens.clamp(min=0)) * (tokens >= 0).unsqueeze(-1)
+        return embedded
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(act(conv(act(x)))); the last convolution starts at zero, so the block starts as the identity.
+
+    That is what lets the network train without a normalisation layer (Zhang et al., 2019, "Fixup").
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.last = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
+        return x + self.last(F.silu(self.first(F.silu(x))))
+
+
+def check_positive(**values: int) -> None:
+    """Raise ValueError for a value that is no positive int, with its name."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive int, got {value!r}")
+
+
+def check_rate(**values: float) -> None:
+    """Raise ValueError for a value that is no probability below 1, with its name."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise ValueError(f"{name} must be a rate in [0, 1), got {value!r}")
+
+
+def check_choice(choices: tuple[str, ...], **values: str) -> None:
+    """Raise ValueError for a value that is none of the choices, with its name."""
+    for name, value in values.items():
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_flag(**values: bool) -> None:
+    """Raise ValueError for a value that is neither true nor false, with its name."""
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be true or false, got {value!r}")
+
+
+def lengths_of(x: Int[Tensor, "batch time"]) -> Int[Tensor, " batch"]:
+    """Return how many tokens each row holds before the -1 that fills it."""
+    return torch.sum(x >= 0, dim=1)

@@ -1,0 +1,214 @@
+"""The recipes of named corpora: what they cut out of a text, what they fetch, and that they never trust a download."""
+
+import gzip
+import hashlib
+import struct
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from data_prep import bible_bbe, fashion_mnist
+from seqvae.data.dataset import WindowDataset, read_manifest
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("And there was light. And God saw it all.", ["And there was light.", "And God saw it all."]),
+        (r"Let them give praise.\68:24\All the people saw it.", ["Let them give praise.", "All the people saw it."]),
+        ("That the wine was good.[] And they went away.", ["That the wine was good.", "And they went away."]),
+        ("A year after he came *** he put it on the stone.", ["A year after he came.", "He put it on the stone."]),
+        ("He went up the mountain (which is Zoar).", ["He went up the mountain (which is Zoar)."]),
+        ("(For death came to her.) And she was glad then.", ["For death came to her.", "And she was glad then."]),
+        ("Why are you crying? go back to them now!", ["Why are you crying?", "Go back to them now!"]),
+        ("No. So be it. Then they all went home.", ["Then they all went home."]),  # under four words
+        ("And on the west side was ...", []),  # torn
+    ],
+)
+def test_running_text_becomes_sentences(text: str, expected: list[str]) -> None:
+    assert list(bible_bbe.sentences(text)) == expected
+
+
+def test_a_short_sentence_stays_whole_and_a_long_one_is_cut_at_its_colons() -> None:
+    short = "Let there be light: and there was light."
+    assert list(bible_bbe.sentences(short)) == [short]
+    long = (
+        "And the earth was waste and without form; and it was dark on the face of the deep: and the Spirit was there."
+    )
+    assert list(bible_bbe.sentences(long)) == [
+        "And the earth was waste and without form.",
+        "And it was dark on the face of the deep.",
+        "And the Spirit was there.",
+    ]
+
+
+def test_a_clause_that_is_still_too_long_is_cut_at_a_joining_word() -> None:
+    half = " ".join(["one"] * 20)
+    assert list(bible_bbe.sentences(f"{half}, and {half}.")) == [
+        f"One {' one' * 19}.".replace("  ", " "),
+        f"And {half}.",
+    ]
+
+
+def test_no_word_is_lost_while_clauses_are_cut() -> None:
+    words = [f"w{n}" for n in range(200)]
+    marks = ["", "", "", ",", ";", ":", ", and"]
+    text = " ".join(word + marks[n * n % 7] for n, word in enumerate(words))
+    assert " ".join(bible_bbe.clauses(text)).split() == text.split()
+
+
+def test_the_text_is_read_without_running_its_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = tmp_path / "some_text"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('it was run')")
+    lines = [f"And the man of town number {'i' * n} went up to the house." for n in range(1, 60)]
+    (package / bible_bbe.MODULE).write_text(
+        f'raise RuntimeError("it was run")\nbible = Bible(1, """{" ".join(lines)}""")'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert list(bible_bbe.sentences(bible_bbe.find_text("some_text"))) == lines
+    monkeypatch.setattr(bible_bbe, "find_text", partial(bible_bbe.find_text, "some_text"))
+    assert bible_bbe.main(["--root", str(tmp_path / "data"), "--vocab-size", "60", "--max-length", "90"]) == 0
+    assert "kept 59 of 59 items" in capsys.readouterr().out
+    assert sum(read_manifest(tmp_path / "data")["splits"].values()) == 59
+    assert "some_text" not in sys.modules
+
+
+def test_a_missing_package_is_one_line_that_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bible_bbe, "find_text", partial(bible_bbe.find_text, "no_such_package"))
+    assert bible_bbe.main(["--root", str(tmp_path / "data")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert 'pip install "seqvae[examples]"' in error
+    assert not (tmp_path / "data").exists()
+
+
+def idx(array: NDArray[np.uint8]) -> bytes:
+    """Return an array in the idx format: two zero bytes, the type, the rank, the sizes, the values."""
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def arrays(monkeypatch: pytest.MonkeyPatch) -> dict[str, NDArray[np.uint8]]:
+    """A small world of the same form: 50 + 10 training pictures of which 10 become valid, and 8 test pictures."""
+    rng = np.random.default_rng(0)
+    contents = [rng.integers(0, 256, shape, np.uint8) for shape in ((60, 4, 4), (60,), (8, 4, 4), (8,))]
+    made = dict(zip(fashion_mnist.FILES, contents, strict=True))
+    monkeypatch.setattr(
+        fashion_mnist, "FILES", {name: hashlib.sha256(idx(array)).hexdigest() for name, array in made.items()}
+    )
+    monkeypatch.setattr(fashion_mnist, "VALID", 10)
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", Path("nowhere"))
+    return made
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, arrays: dict[str, NDArray[np.uint8]]) -> Path:
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    for name, array in arrays.items():
+        (folder / name).write_bytes(gzip.compress(idx(array)))
+    return folder
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def url(mirror: Path) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(mirror))) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_pictures_are_fetched_checked_and_split(
+    tmp_path: Path, url: str, arrays: dict[str, NDArray[np.uint8]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    assert fashion_mnist.main(["--root", str(root), "--url", url, "--seed", "7"]) == 0
+    assert "seed 7" in capsys.readouterr().out
+    pictures, labels, test_pictures, test_labels = arrays.values()
+    origin = {"train": (pictures, labels), "t10k": (test_pictures, test_labels)}
+    seen = []
+    for split, count in (("train", 50), ("valid", 10), ("test", 8)):
+        dataset = WindowDataset(root, split)
+        assert len(dataset) == count
+        for index, (name, label) in enumerate(zip(dataset.names, dataset.column("label").tolist(), strict=True)):
+            part, place = name.split(":")
+            assert np.array_equal(dataset[index].numpy()[0], origin[part][0][int(place)])
+            assert label == origin[part][1][int(place)]
+            assert (split == "test") == (part == "t10k")
+        seen += dataset.names
+    assert len(set(seen)) == 68
+
+
+def test_a_folder_given_needs_no_network(tmp_path: Path, mirror: Path) -> None:
+    options = ["--root", str(tmp_path / "data"), "--source", str(mirror), "--url", "http://127.0.0.1:1"]
+    assert fashion_mnist.main(options) == 0
+
+
+def test_the_same_seed_draws_the_same_valid_set(tmp_path: Path, mirror: Path) -> None:
+    prints = []
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        fashion_mnist.main(["--root", str(tmp_path / name), "--source", str(mirror), "--seed", seed])
+        prints.append(read_manifest(tmp_path / name)["fingerprint"])
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_a_download_with_another_content_is_refused_before_use(
+    tmp_path: Path, url: str, mirror: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = next(iter(fashion_mnist.FILES))
+    (mirror / name).write_bytes(gzip.compress(idx(np.zeros((60, 4, 4), np.uint8))))
+    assert fashion_mnist.main(["--root", str(tmp_path / "data"), "--url", url]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{name} has sha256" in error
+    assert f"expected {fashion_mnist.FILES[name]}" in error
+    assert not (tmp_path / "data" / "dataset.json").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", gzip.compress(b"x" * 1000)[:20]])
+def test_a_file_that_is_not_packed_is_named(
+    content: bytes, tmp_path: Path, mirror: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (mirror / "t10k-labels-idx1-ubyte.gz").write_bytes(content)
+    assert fashion_mnist.main(["--root", str(tmp_path / "data"), "--source", str(mirror)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "t10k-labels-idx1-ubyte.gz" in error
+
+
+def test_a_server_without_the_file_is_one_line_with_the_address(
+    tmp_path: Path, url: str, mirror: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (mirror / "train-labels-idx1-ubyte.gz").unlink()
+    assert fashion_mnist.main(["--root", str(tmp_path / "data"), "--url", url]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{url}/train-labels-idx1-ubyte.gz cannot be fetched" in error
+    assert "404" in error
+    assert not list((tmp_path / "data").rglob("*.tmp"))
+
+
+def test_a_prepared_dataset_is_not_made_again(tmp_path: Path, mirror: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--root", str(tmp_path / "data"), "--source", str(mirror)]
+    assert fashion_mnist.main(options) == 0
+    assert fashion_mnist.main(options) == 2
+    assert "already holds a prepared dataset" in capsys.readouterr().err
