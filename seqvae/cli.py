@@ -31,11 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         options.run(options)
+    except BrokenPipeError:  # an OSError too, so it comes first
+        return 0
     except (ValueError, OSError) as error:
         print(f"seqvae {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        return 0
     return 0
 
 
@@ -148,7 +148,7 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     )
     midi.add_argument("--min-notes", type=int, default=3, help="of a window (default 3)")
     image = kind("image", "a folder of pictures; its sub-folders are labels", _prepare_image)
-    image.add_argument("--size", default="64", help="64 or HEIGHTxWIDTH (default 64)")
+    image.add_argument("--size", default="64", help="64 or WIDTHxHEIGHT (default 64)")
     image.add_argument("--channels", type=int, choices=(1, 3), default=3)
     image.add_argument("--binarize", action="store_true", help="black and white pixels, drawn anew each time")
 

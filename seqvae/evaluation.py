@@ -49,10 +49,10 @@ def importance_weighted_bound(
     float64. In expectation it grows with K towards log p(x): too few samples only make the number worse.
 
     Raises:
-        ValueError: when samples is not positive.
+        ValueError: when samples or rows are not positive.
     """
-    if samples < 1:
-        raise ValueError(f"importance samples must be positive, got {samples}")
+    if samples < 1 or rows < 1:
+        raise ValueError(f"importance samples and rows must be positive, got {samples} and {rows}")
     posterior = vae.encoder(x)
     log_sum = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     log_sum_of_squares = log_sum.clone()

@@ -1,6 +1,7 @@
 """What all tests share: one thread, and tiny worlds with a trained run each, made once a session when first wanted."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -43,3 +44,9 @@ def get_run(get_world: GetWorld, tmp_path_factory: pytest.TempPathFactory) -> Ge
 def run(request: pytest.FixtureRequest, get_run: GetRun) -> Run:
     """The tiny trained run of each modality."""
     return get_run(request.param)
+
+
+@pytest.fixture(scope="session")
+def melody_root(get_world: GetWorld) -> Path:
+    """The tiny prepared melody dataset."""
+    return get_world("melody").root

@@ -214,6 +214,6 @@ def resolve(name: str) -> Path:
             raise CheckpointError(path, "every checkpoint of this run is damaged")
         return found
     if not (path / MANIFEST).exists():
-        raise CheckpointError(path, "neither a checkpoint nor a run directory that holds one")
+        raise CheckpointError(path, f"neither a checkpoint (no {MANIFEST}) nor a run directory that holds one")
     verify(path)
     return path

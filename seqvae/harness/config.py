@@ -104,7 +104,12 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Trained:
 
     Raises:
         CheckpointError: when it is missing, damaged or no checkpoint of ours.
+        ValueError: when there is no such device.
     """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, of several lines
+        raise ValueError(f"device {str(device)!r} cannot be used ({str(error).splitlines()[0]})") from None
     path = checkpoint.resolve(str(name))
     config = checkpoint.read_config(path)
     try:
@@ -263,14 +268,20 @@ def main(command: list[str] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
+    failures: list[Exception] = []
+
     def task(config: DictConfig) -> None:
         sys.argv = command or sys.argv
-        train(config)
+        try:
+            train(config)
+        except (OmegaConfBaseException, ValueError, OSError) as error:
+            failures.append(error)  # Hydra would print a line of its own on the way
 
     run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(task)
     try:
         run()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        print(f"seqvae train: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+        failures.append(error)
+    for failure in failures:
+        print(f"seqvae train: {' '.join(str(failure).split())}", file=sys.stderr)
+    return 2 if failures else 0

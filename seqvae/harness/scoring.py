@@ -60,7 +60,15 @@ def evaluate(
     """Return ELBO, importance-weighted NLL, latent health and reconstruction scores of a split.
 
     All in nats an example unless the name says otherwise; `elbo` and `log_likelihood` higher, `nll` lower is better.
+    `rows` bounds how many decoded windows are in memory at once.
+
+    Raises:
+        ValueError: for a negative number of samples or no rows.
     """
+    if importance_samples < 0:
+        raise ValueError(f"importance_samples must be 0 (none) or more, got {importance_samples}")
+    if rows < 1:
+        raise ValueError(f"rows must be positive, got {rows}")
     device = next(vae.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     started = time.monotonic()

@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 
 
 class Tracker:
-    """Writes one TensorBoard run; after a resume, what stood behind `step` is purged, so each step shows once."""
+    """Writes one TensorBoard run; after a resume, what stood after `step` is purged, so each step shows once."""
 
     def __init__(self, folder: Path, step: int = 0) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tensorboard's own imports
             from torch.utils.tensorboard import SummaryWriter
-        self.writer = SummaryWriter(str(folder), purge_step=step or None)
+        self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def scalars(self, split: str, metrics: dict[str, float], step: int) -> None:
         """Write numbers as split/name."""
@@ -53,6 +53,10 @@ class Tracker:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.writer.add_embedding(points, metadata=cleaned, tag=name, global_step=step)
+
+    def flush(self) -> None:
+        """Write what is still in memory: before a checkpoint, so that a killed run lacks no step before it."""
+        self.writer.flush()
 
     def close(self) -> None:
         self.writer.close()

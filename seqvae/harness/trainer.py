@@ -143,6 +143,8 @@ class Trainer:
                 bar.numbers(self.step, {f"valid/{name}": value for name, value in metrics.items()})
                 meter.pause()
             if valid_due or out_of_time or self.step % options.save_every == 0:
+                if tracker is not None:
+                    tracker.flush()
                 self._save(metrics if valid_due else {})
                 meter.pause()
             if out_of_time and not finished:
@@ -184,7 +186,7 @@ class Trainer:
             norm = self.engine.clip(self.module, self.optimizer, self.options.clip_norm)
         except RuntimeError as error:
             raise TrainingError(
-                f"step {self.step + 1}: the gradient is not finite (loss {float(result.loss):g}, first windows of the "
+                f"step {self.step + 1}: the gradient is not finite (loss {float(result.loss.detach()):g}, first windows of the "
                 f"batch {batch.index[:8].tolist()}); the optimizer step was not taken, the last checkpoint stands"
             ) from error
         self.optimizer.step()

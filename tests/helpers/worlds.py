@@ -1,4 +1,4 @@
-"""Tiny worlds of each modality: a prepared dataset, and a run trained on it for a few steps through the configuration."""
+"""Tiny worlds of each modality: a prepared dataset, and a run trained on it a few steps through the configuration."""
 
 import random
 from collections.abc import Sequence

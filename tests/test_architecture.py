@@ -1,0 +1,161 @@
+"""The import table: who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import seqvae
+
+PACKAGE = Path(seqvae.__file__).parent
+MATHEMATICS = ("torch", "jaxtyping")
+MODALITY_LIBRARIES = ("sentencepiece", "pretty_midi", "mido", "PIL", "symusic")
+
+# module (or package, ending in a dot) -> what of seqvae it may import; the longest entry that fits counts
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "schedules": (),
+    "gaussian": (),
+    "priors": ("gaussian",),
+    "vae": ("gaussian", "priors"),
+    "objectives": ("vae", "schedules"),
+    "evaluation": ("vae", "gaussian"),
+    "models.": ("vae", "gaussian", "models."),
+    "models.layers": (),
+    "models.decoding": (),
+    "models.likelihoods": (),
+    "models.lstm": ("vae", "gaussian", "models.layers", "models.decoding"),
+    "models.conv": ("vae", "gaussian", "models.layers", "models.decoding", "models.likelihoods"),
+    "data.": ("data.",),
+    "data.codec": (),
+    "data.dataset": (),
+    "data.batching": ("data.codec", "data.dataset"),
+    "data.preparation": ("data.codec", "data.dataset", ""),
+    "data.text": ("data.codec", "data.dataset", "data.preparation"),
+    "data.image": ("data.codec", "data.dataset", "data.preparation"),
+    "data.midi.": ("data.codec", "data.dataset", "data.preparation", "data.midi."),
+    "latent.": ("vae", "data.codec", "data.dataset", "data.batching", "latent."),
+    "harness.": (
+        "vae",
+        "gaussian",
+        "objectives",
+        "schedules",
+        "evaluation",
+        "data.codec",
+        "data.dataset",
+        "data.batching",
+        "harness.",
+    ),
+    "harness.config": ("", "vae", "models.", "objectives", "priors", "schedules", "data.", "harness."),
+    "cli": ("", "models.decoding", "data.", "harness.", "latent."),
+    "": ("harness.config",),
+}
+
+# who may import which library; everything else may not
+LIBRARIES: dict[str, tuple[str, ...]] = {
+    "hydra": ("harness.config",),
+    "omegaconf": ("harness.config",),
+    "lightning_fabric": ("harness.engine",),
+    "safetensors": ("harness.checkpoint",),
+    "tensorboard": ("harness.tracking",),
+    "rich": ("harness.tracking",),
+    "sentencepiece": ("data.text",),
+    "pretty_midi": ("data.midi.",),
+    "mido": ("data.midi.",),
+    "PIL": ("data.image",),
+    "joblib": ("data.preparation",),
+    "symusic": (),
+    "torchvision": (),
+    "data_prep": (),
+    "tests": (),
+    "train": (),
+}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        is_package = parts[-1] == "__init__"
+        found[".".join(parts[:-1]) + "." * (is_package and len(parts) > 1) if is_package else ".".join(parts)] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Return every absolute name that a module imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            base = node.module or ""
+            names |= {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def fits(name: str, rule: str) -> bool:
+    return name == rule or name.startswith(rule if rule.endswith(".") else f"{rule}.") or f"{name}." == rule
+
+
+def rule_for(module: str) -> tuple[str, ...]:
+    entries = [entry for entry in ALLOWED if (fits(module, entry) if entry else module == "")]
+    return ALLOWED[max(entries, key=len)]
+
+
+def own_module(name: str, known: set[str]) -> str:
+    """Return the module of seqvae that an imported name means: itself, or the one that holds it."""
+    parts = name.split(".")[1:]
+    for length in range(len(parts), 0, -1):
+        candidate = ".".join(parts[:length])
+        if candidate in known:
+            return candidate
+        if f"{candidate}." in known:
+            return f"{candidate}."
+    return ""
+
+
+def offences(module: str, path: Path) -> list[str]:
+    known = set(modules())
+    found = []
+    for name in sorted(imports(path)):
+        top = name.split(".")[0]
+        if top == "seqvae":
+            target = own_module(name, known)
+            allowed = rule_for(module)
+            if target != module and not any(fits(target, rule) if rule else target == "" for rule in allowed):
+                found.append(f"seqvae.{module} imports {name}")
+        elif top in LIBRARIES and not any(fits(module, rule) for rule in LIBRARIES[top]):
+            found.append(f"seqvae.{module} imports {name}")
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_a_module_imports_only_what_the_table_allows(module: str) -> None:
+    assert offences(module, modules()[module]) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("vae", "from seqvae.models import lstm"),
+        ("models.lstm", "import seqvae.harness.trainer"),
+        ("models.lstm", "from seqvae.models.conv import conv"),
+        ("data.text", "from seqvae.data.midi import read_midi"),
+        ("data.text", "from seqvae.vae import VAE"),
+        ("latent.sampling", "from seqvae.harness.config import load"),
+        ("harness.trainer", "import pretty_midi"),
+        ("harness.trainer", "from omegaconf import OmegaConf"),
+        ("objectives", "def f():\n    import tests.helpers"),
+        ("data.image", "import data_prep.fashion_mnist"),
+    ],
+)
+def test_the_table_can_fail(module: str, line: str, tmp_path: Path) -> None:
+    path = tmp_path / "offender.py"
+    path.write_text(line)
+    assert len(offences(module, path)) == 1
+
+
+@pytest.mark.parametrize("name", ["schedules", "gaussian", "priors", "vae", "objectives", "evaluation"])
+def test_the_mathematics_needs_torch_alone(name: str) -> None:
+    others = {imported.split(".")[0] for imported in imports(PACKAGE / f"{name}.py")}
+    assert others <= {*MATHEMATICS, "seqvae", "abc", "collections", "dataclasses", "math", "typing"}

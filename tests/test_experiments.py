@@ -1,0 +1,98 @@
+"""Every shipped experiment: it composes, says what it promises, runs, and its model can learn a batch by heart."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqvae.harness import conf_dir
+from seqvae.harness.config import load, train
+from tests.helpers.worlds import MODEL, World, configuration
+
+FOLDER = conf_dir() / "experiment"
+EXPERIMENTS = {path.relative_to(FOLDER).with_suffix("").as_posix(): path for path in sorted(FOLDER.rglob("*.yaml"))}
+
+SMALLER = ("latent_dim", "embedding_dim", "encoder_hidden_dim", "hidden_dim", "width", "features")
+
+GetWorld = Callable[[str], World]
+
+
+def world_name(experiment: str) -> str:
+    """Return which tiny world has the data of an experiment, by the data group it chooses."""
+    chosen = {"midi": "melody", "text": "text", "image": "fashion"}
+    text = EXPERIMENTS[experiment].read_text(encoding="utf-8")
+    (kind,) = (line.split(":")[1].strip() for line in text.splitlines() if "override /data:" in line)
+    return chosen[kind]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_promises_a_command_minutes_and_numbers(experiment: str) -> None:
+    lines = EXPERIMENTS[experiment].read_text(encoding="utf-8").splitlines()
+    header = " ".join(line for line in lines if line.startswith("#") and "@package" not in line)
+    assert f"seqvae train experiment={experiment}" in header
+    assert "minutes" in header
+    assert any(character.isdigit() for character in header.replace(experiment, ""))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_composes_under_its_own_name(experiment: str) -> None:
+    config = configuration([f"experiment={experiment}"])
+    assert config.run_dir == f"runs/{config.experiment}"
+    assert config.experiment == experiment.rpartition("/")[2]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_runs(experiment: str, get_world: GetWorld, tmp_path: Path) -> None:
+    world = get_world(world_name(experiment))
+    composed = configuration([f"experiment={experiment}"])
+    sizes = [
+        f"model.{name}=8" for name in SMALLER if name in composed.model and not composed.model.get("tie_embeddings")
+    ]
+    config = configuration(
+        [f"experiment={experiment}", "debug=smoke", f"data.root={world.root}", f"run_dir={tmp_path / 'run'}", *sizes]
+    )
+    metrics = train(config)
+    assert all(torch.isfinite(torch.tensor(value)) for value in metrics.values())
+    trained = load(f"{tmp_path / 'run'}@last")
+    assert trained.config["step"] == config.trainer.max_steps
+    assert trained.config["metrics"] == metrics
+
+
+SIZES = {
+    "melody": ["model.latent_dim=16", "model.embedding_dim=16", "model.encoder_hidden_dim=48", "model.hidden_dim=64"],
+    "text": ["model.latent_dim=16", "model.embedding_dim=32", "model.encoder_hidden_dim=32", "model.hidden_dim=32"],
+    "fashion": ["model.latent_dim=16", "model.width=8", "model.features=64"],
+}
+ONE_LAYER = {"melody": ["model.num_layers=1"], "text": ["model.dropout=0"], "fashion": []}
+MOST_NATS = {"melody": 1.0, "text": 1.0, "fashion": 2.0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODEL)
+def test_a_model_learns_one_batch_by_heart(name: str, get_world: GetWorld, tmp_path: Path) -> None:
+    losses = overfit(name, get_world(name), tmp_path / "run", [*SIZES[name], *ONE_LAYER[name]])
+    assert losses[-1] < 0.05 * losses[0]
+    assert losses[-1] < MOST_NATS[name]
+
+
+def overfit(name: str, world: World, run_dir: Path, sizes: list[str]) -> list[float]:
+    """Return the train loss of an example at each step that was logged."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(
+        configuration(
+            [
+                f"experiment={name}",
+                "debug=overfit",
+                f"data.root={world.root}",
+                f"run_dir={run_dir}",
+                "trainer.log_every=10",
+                "trainer.max_minutes=null",
+                *sizes,
+            ]
+        )
+    )
+    events = EventAccumulator(str(run_dir / "tensorboard"))
+    events.Reload()
+    return [float(event.value) for event in events.Scalars("train/loss")]

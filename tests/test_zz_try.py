@@ -1,1 +1,0 @@
-def test_it(run): print(sorted(p.name for p in run.path.rglob('*')))
