@@ -186,8 +186,8 @@ class Trainer:
             norm = self.engine.clip(self.module, self.optimizer, self.options.clip_norm)
         except RuntimeError as error:
             raise TrainingError(
-                f"step {self.step + 1}: the gradient is not finite (loss {float(result.loss.detach()):g}, first windows of the "
-                f"batch {batch.index[:8].tolist()}); the optimizer step was not taken, the last checkpoint stands"
+                f"step {self.step + 1}: the gradient is not finite (loss {float(result.loss.detach()):g}, first windows "
+                f"of the batch {batch.index[:8].tolist()}); the optimizer step was not taken, the last checkpoint stands"
             ) from error
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
