@@ -206,3 +206,14 @@ def test_every_forget_gate_starts_open() -> None:
         for ih, hh in pairs:
             assert torch.equal((biases[ih] + biases[hh])[6:12], torch.ones(6))
             assert not torch.equal((biases[ih] + biases[hh])[:6], torch.ones(6))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cpu_and_gpu_agree() -> None:
+    encoder, decoder = tiny(num_layers=2, end_id=1, unk_id=0)
+    x, z = padded([[2, 3, 1], [3, 1]]), torch.randn(2, 3)
+    here = encoder(x).mean, decoder.log_prob(x, z), decoder.sample(z)
+    there = encoder.cuda()(x.cuda()).mean, decoder.cuda().log_prob(x.cuda(), z.cuda()), decoder.sample(z.cuda())
+    for on_cpu, on_gpu in zip(here, there, strict=True):
+        torch.testing.assert_close(on_cpu, on_gpu.cpu(), rtol=1e-3, atol=1e-4)
