@@ -197,15 +197,17 @@ def test_a_temperature_that_is_none_is_refused(temperature: float) -> None:
         Temperature(temperature)
 
 
-def test_every_forget_gate_starts_open() -> None:
-    encoder, decoder = lstm(vocab_size=5, max_length=4, hidden_dim=6, encoder_hidden_dim=6, num_layers=2, latent_dim=3)
-    for network, count in ((encoder.lstm, 2), (decoder.lstm, 2)):
-        biases = dict(network.named_parameters())
-        pairs = [(name, name.replace("_ih_", "_hh_")) for name in biases if name.startswith("bias_ih")]
-        assert len(pairs) == count  # two directions; two layers
-        for ih, hh in pairs:
-            assert torch.equal((biases[ih] + biases[hh])[6:12], torch.ones(6))
-            assert not torch.equal((biases[ih] + biases[hh])[:6], torch.ones(6))
+def test_every_layer_starts_with_memories_of_all_lengths() -> None:
+    encoder, decoder = lstm(vocab_size=5, max_length=32, hidden_dim=64, encoder_hidden_dim=64, num_layers=2)
+    for network in (encoder.lstm, decoder.lstm):
+        biases = {name: bias for name, bias in network.named_parameters() if name.startswith("bias_ih")}
+        assert len(biases) == 2  # two directions; two layers
+        for name, bias in biases.items():
+            total = bias + network.get_parameter(name.replace("_ih_", "_hh_"))
+            steps = total[64:128].exp()  # that a unit remembers
+            assert 1 <= steps.min() < 4
+            assert 28 < steps.max() <= 31
+            torch.testing.assert_close(total[:64], -total[64:128])
 
 
 @pytest.mark.gpu

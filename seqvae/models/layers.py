@@ -14,12 +14,20 @@ class TokenEmbedding(nn.Embedding):
         return embedded
 
 
-def open_forget_gates(lstm: nn.LSTM) -> None:
-    """Start every forget gate's bias at 1, so that gradients reach far back at once (Jozefowicz et al., 2015)."""
+def spread_memory(lstm: nn.LSTM, horizon: int) -> None:
+    """Start the units of every layer with memories of all lengths up to `horizon` steps (Tallec & Ollivier, 2018).
+
+    A forget gate's bias of log(t) keeps a state for about t steps, and the input gate's bias is its negative. With
+    gates half open, nothing at one end of a sequence would reach the other.
+    """
+    units = lstm.hidden_size
     with torch.no_grad():
         for name, bias in lstm.named_parameters():
             if name.startswith("bias_"):  # PyTorch adds two biases; the gates' order is input, forget, cell, output
-                bias[lstm.hidden_size : 2 * lstm.hidden_size] = 1.0 if name.startswith("bias_ih") else 0.0
+                bias[: 2 * units] = 0.0
+            if name.startswith("bias_ih"):
+                bias[units : 2 * units] = torch.empty(units).uniform_(1, max(horizon - 1, 2)).log()
+                bias[:units] = -bias[units : 2 * units]
 
 
 class ResidualBlock(nn.Module):

@@ -20,7 +20,7 @@ from seqvae.models.layers import (
     check_positive,
     check_rate,
     lengths_of,
-    open_forget_gates,
+    spread_memory,
 )
 from seqvae.vae import Decoder, Encoder
 
@@ -33,6 +33,7 @@ class LSTMEncoder(Encoder):
     def __init__(
         self,
         vocab_size: int,
+        max_length: int,
         latent_dim: int,
         embedding_dim: int,
         hidden_dim: int,
@@ -47,7 +48,7 @@ class LSTMEncoder(Encoder):
         self.embedding = TokenEmbedding(vocab_size, embedding_dim)
         self.dropout = nn.Dropout(dropout)
         self.lstm = nn.LSTM(embedding_dim, hidden_dim, num_layers, batch_first=True, bidirectional=bidirectional)
-        open_forget_gates(self.lstm)
+        spread_memory(self.lstm, max_length)
         self.head = GaussianHead(hidden_dim * (2 if bidirectional else 1), latent_dim)
 
     def forward(self, x: Int[Tensor, "batch time"]) -> DiagonalGaussian:
@@ -114,7 +115,7 @@ class LSTMDecoder(Decoder):
             batch_first=True,
             dropout=dropout if num_layers > 1 else 0.0,
         )
-        open_forget_gates(self.lstm)
+        spread_memory(self.lstm, max_length)
         # a tied softmax scores embeddings, so the hidden state goes through a bottleneck of their size
         self.bottleneck = nn.Linear(hidden_dim, embedding_dim) if tie_embeddings else nn.Identity()
         self.output = nn.Linear(embedding_dim if tie_embeddings else hidden_dim, vocab_size)
@@ -231,7 +232,15 @@ def lstm(
     check_flag(bidirectional=bidirectional, tie_embeddings=tie_embeddings)
     check_choice(POOLINGS, pooling=pooling)
     encoder = LSTMEncoder(
-        vocab_size, latent_dim, embedding_dim, encoder_hidden_dim, encoder_layers, bidirectional, pooling, dropout
+        vocab_size,
+        max_length,
+        latent_dim,
+        embedding_dim,
+        encoder_hidden_dim,
+        encoder_layers,
+        bidirectional,
+        pooling,
+        dropout,
     )
     decoder = LSTMDecoder(
         vocab_size,
