@@ -46,7 +46,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "harness.",
     ),
     "harness.config": ("", "vae", "models.", "objectives", "priors", "schedules", "data.", "harness."),
-    "cli": ("", "models.decoding", "data.", "harness.", "latent."),
+    "cli.": ("", "models.decoding", "data.", "harness.", "latent.", "cli."),
     "": ("harness.config",),
 }
 
