@@ -1,4 +1,4 @@
-"""Commands that show what there is: list, info."""
+"""Commands that show what there is: list, info, doctor."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ def add(commands: Commands) -> None:
 
     info = add_command(commands, "info", "what a checkpoint holds; verifies every file of it", _info)
     info.add_argument("--json", action="store_true", help="print JSON instead of lines")
+
+    help = "versions, devices, the precisions that work here, and the speed of this machine"
+    doctor = commands.add_parser("doctor", help=help, description=help)
+    doctor.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    doctor.set_defaults(run=_doctor)
 
 
 def print_experiments() -> None:
@@ -49,3 +54,25 @@ def _info(options: argparse.Namespace) -> None:
         if isinstance(value, dict):
             value = ", ".join(f"{key} {part}" for key, part in value.items())
         print(f"{name:<14} {value}")
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from seqvae.harness import machine
+
+    found = {**machine.facts(), "precisions": machine.precisions(), "gemm_peak_gflops": machine.gemm_peak()}
+    if options.json:
+        print(json.dumps(found, indent=1))
+        return
+    for name, version in found["versions"].items():
+        print(f"{name:<18} {version or 'not installed'}")
+    for name, value in found["system"].items():
+        print(f"{name:<18} {'not set' if value is None else value}")
+    print(f"{'devices':<18} {', '.join(found['devices'])}")
+    print(f"{'gloo':<18} {'available' if found['gloo'] else 'missing'} (trainer.devices=2 on a CPU)")
+    for name, works in found["precisions"].items():
+        print(f"{name:<18} " + "; ".join(f"{network}: {answer}" for network, answer in works.items()))
+    for name, installed in found["extras"].items():
+        state = "installed" if installed else f"missing: pip install 'seqvae[{name}]'"
+        print(f"{'[' + name + ']':<18} {state} ({machine.EXTRAS[name]})")
+    peak, threads = found["gemm_peak_gflops"], found["system"]["torch_threads"]
+    print(f"{'gemm_peak':<18} {peak:.1f} GFLOP/s in float32 with torch_threads {threads}")
