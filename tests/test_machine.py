@@ -52,11 +52,6 @@ def test_a_precision_that_cannot_train_is_named_with_its_reason(monkeypatch: pyt
     )
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has 16-mixed")
-def test_half_precision_on_a_cpu_is_not_called_ok() -> None:
-    assert "ok" not in machine.precisions()["16-mixed"].values()
-
-
 def test_the_gemm_peak_is_the_median_rate_of_matrix_products(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 0.0, 9.0, 9.0, 11.0, 11.0, 13.0, 13.0, 18.0, 18.0])
     monkeypatch.setattr(machine, "time", SimpleNamespace(perf_counter=lambda: next(clock)))

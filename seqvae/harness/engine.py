@@ -46,11 +46,6 @@ class Engine:
         return self.fabric.is_global_zero
 
     @property
-    def precision(self) -> str:
-        """The precision in use: Fabric takes bf16-mixed on a CPU that was asked for 16-mixed."""
-        return str(self.fabric._precision.precision)
-
-    @property
     def device(self) -> torch.device:
         return self.fabric.device
 
