@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 
 import seqvae
-from seqvae.cli import evaluate, inspect, prepare, train, use
+from seqvae.cli import completion, evaluate, inspect, prepare, train, use
 
-MODULES = (prepare, train, use, evaluate, inspect)  # in the order of --help
+MODULES = (prepare, train, use, evaluate, inspect, completion)  # in the order of --help
 
 DESCRIPTION = "Train variational autoencoders on images, text or MIDI, and use what they learned."
 
@@ -24,6 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["train"]:
         return train.run(arguments[1:])  # all of it is Hydra's
+    if arguments[:1] == [completion.QUESTION]:
+        for candidate in completion.candidates(parser(), arguments[1:]):
+            print(candidate)
+        return 0
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
