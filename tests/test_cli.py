@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pretty_midi
 import pytest
+import torch
 from PIL import Image
 
 import seqvae
@@ -352,3 +353,13 @@ def test_a_mistake_in_training_is_one_line_and_touches_nothing(
     assert message.lower() in error.lower()
     if "monitor" not in overrides[0]:  # known only after the first validation
         assert [path.name for path in Path().iterdir()] == ["file"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_every_command_runs_on_the_gpu_too(run: Run, capsys: Capture) -> None:
+    a, b = run.world.inputs
+    for command in (["sample", run.path], ["reconstruct", run.path, a], ["interpolate", run.path, a, b]):
+        assert outputs(run, capsys, *command, "--device", "cuda")
+    ok("evaluate", run.path, "--importance-samples", 2, "--device", "cuda")
+    ok("encode", run.path, a, "-o", "z.npy", "--device", "cuda")

@@ -43,7 +43,7 @@ def test_the_likelihood_sums_to_one_over_every_picture() -> None:
 
 def test_the_gradient_does_not_vanish_where_a_sigmoid_saturates() -> None:
     logits = torch.full((1, 1, 1, 1), 40.0, requires_grad=True)
-    Bernoulli().log_prob(logits, torch.zeros(1, 1, 1, 1, dtype=torch.uint8)).sum().backward()  # type: ignore[no-untyped-call]
+    Bernoulli().log_prob(logits, torch.zeros(1, 1, 1, 1, dtype=torch.uint8)).sum().backward()
     assert logits.grad is not None
     assert logits.grad.item() == pytest.approx(-1.0)
 
@@ -71,7 +71,7 @@ def test_gradients_reach_every_parameter_once_the_blocks_have_left_the_identity(
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     vae = VAE(encoder, decoder, StandardNormal(3))
-    vae.terms(torch.randint(0, 2, (4, 1, 8, 8), dtype=torch.uint8)).elbo.sum().backward()  # type: ignore[no-untyped-call]
+    vae.terms(torch.randint(0, 2, (4, 1, 8, 8), dtype=torch.uint8)).elbo.sum().backward()
     for name, parameter in vae.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name

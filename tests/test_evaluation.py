@@ -93,7 +93,7 @@ def test_standard_error_is_that_of_the_mean() -> None:
 
 def test_no_samples_and_no_batches_are_refused() -> None:
     vae, evidence = linear_gaussian()
-    with pytest.raises(ValueError, match="importance samples must be positive, got 0"):
+    with pytest.raises(ValueError, match="importance samples and rows must be positive, got 0"):
         importance_weighted_bound(vae, evidence.sample((2,)), 0)
     with pytest.raises(ValueError, match="nothing to evaluate"):
         score_examples(vae, [])

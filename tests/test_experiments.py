@@ -60,7 +60,7 @@ def test_an_experiment_runs(experiment: str, get_world: GetWorld, tmp_path: Path
 
 
 SIZES = {
-    "melody": ["model.latent_dim=16", "model.embedding_dim=16", "model.encoder_hidden_dim=48", "model.hidden_dim=64"],
+    "melody": ["model.latent_dim=16", "model.embedding_dim=32", "model.encoder_hidden_dim=64", "model.hidden_dim=128"],
     "text": ["model.latent_dim=16", "model.embedding_dim=32", "model.encoder_hidden_dim=32", "model.hidden_dim=32"],
     "fashion": ["model.latent_dim=16", "model.width=8", "model.features=64"],
 }

@@ -172,16 +172,18 @@ def test_a_write_that_fails_leaves_the_old_picture(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() == before
 
 
-def test_a_preview_shows_every_picture_enlarged_in_rows() -> None:
+@pytest.mark.parametrize(("count", "rows", "columns"), [(1, 1, 1), (4, 1, 4), (16, 1, 16), (17, 4, 5), (36, 6, 6)])
+def test_a_preview_is_a_strip_of_few_pictures_and_a_grid_of_many(count: int, rows: int, columns: int) -> None:
     codec = PixelCodec((1, 28, 28))
-    items = [np.full((28, 28, 1), value, np.uint8) for value in (10, 20, 30)] + [np.full((56, 56, 1), 40, np.uint8)]
+    side = 28 * 3  # small ones are enlarged
+    items = [np.full((28, 28, 1) if value else (56, 56, 1), 7 * value, np.uint8) for value in range(count)]
     grid = codec.preview(items).image
     assert grid is not None
-    side = 28 * 3
-    assert grid.shape == (2 * side + 2, 2 * side + 2, 3)
-    corners = [grid[top, left].tolist() for top in (0, side + 2) for left in (0, side + 2)]
-    assert corners == [[value] * 3 for value in (10, 20, 30, 40)]
-    assert grid[side, side].tolist() == [255] * 3
+    assert grid.shape == (rows * (side + 2) - 2, columns * (side + 2) - 2, 3)
+    for place in range(count):
+        assert grid[place // columns * (side + 2), place % columns * (side + 2)].tolist() == [7 * place] * 3
+    if count > 1:
+        assert grid[side - 1, side].tolist() == [255] * 3
     assert codec.preview([]).image is None
 
 

@@ -126,7 +126,7 @@ def test_predict_is_the_most_likely_token_given_the_true_past() -> None:
 def test_gradients_reach_every_parameter() -> None:
     encoder, decoder = tiny(num_layers=2, encoder_layers=2)
     x = torch.randint(0, 4, (8, 3))
-    decoder.log_prob(x, encoder(x).rsample()[0]).sum().backward()  # type: ignore[no-untyped-call]
+    decoder.log_prob(x, encoder(x).rsample()[0]).sum().backward()
     for name, parameter in [*encoder.named_parameters(), *decoder.named_parameters()]:
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name
@@ -195,3 +195,25 @@ def test_a_persons_numbers_are_checked_by_name(options: dict[str, Any], message:
 def test_a_temperature_that_is_none_is_refused(temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature must be positive"):
         Temperature(temperature)
+
+
+def test_every_forget_gate_starts_open() -> None:
+    encoder, decoder = lstm(vocab_size=5, max_length=4, hidden_dim=6, encoder_hidden_dim=6, num_layers=2, latent_dim=3)
+    for network, count in ((encoder.lstm, 2), (decoder.lstm, 2)):
+        biases = dict(network.named_parameters())
+        pairs = [(name, name.replace("_ih_", "_hh_")) for name in biases if name.startswith("bias_ih")]
+        assert len(pairs) == count  # two directions; two layers
+        for ih, hh in pairs:
+            assert torch.equal((biases[ih] + biases[hh])[6:12], torch.ones(6))
+            assert not torch.equal((biases[ih] + biases[hh])[:6], torch.ones(6))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cpu_and_gpu_agree() -> None:
+    encoder, decoder = tiny(num_layers=2, end_id=1, unk_id=0)
+    x, z = padded([[2, 3, 1], [3, 1]]), torch.randn(2, 3)
+    here = encoder(x).mean, decoder.log_prob(x, z), decoder.sample(z)
+    there = encoder.cuda()(x.cuda()).mean, decoder.cuda().log_prob(x.cuda(), z.cuda()), decoder.sample(z.cuda())
+    for on_cpu, on_gpu in zip(here, there, strict=True):
+        torch.testing.assert_close(on_cpu, on_gpu.cpu(), rtol=1e-3, atol=1e-4)

@@ -23,6 +23,7 @@ MODES = {1: "L", 3: "RGB"}  # Pillow's names, by the number of channels
 MOST_PIXELS = 64_000_000  # a larger picture is refused before it takes memory
 PREVIEW_SIDE = 96  # pixels; smaller pictures are shown enlarged to about this
 GAP = 2  # pixels between the pictures of a preview
+MOST_IN_A_ROW = 16  # so many pictures are a strip, more of them a grid
 
 Pixels = NDArray[np.uint8]
 
@@ -117,13 +118,13 @@ class PixelCodec(Codec[Pixels]):
         write_png(path, item)
 
     def preview(self, items: Sequence[Pixels]) -> Preview:
-        """Return the pictures in a grid, row by row, small ones enlarged."""
+        """Return the pictures in one row, or where they are many in a square grid, small ones enlarged."""
         if not items:
             return Preview()
         factor = max(1, PREVIEW_SIDE // max(self.image_shape[1:]))
         pictures = [self.windows(item)[0].permute(1, 2, 0).numpy() for item in items]  # all of one size
         tiles = [np.kron(picture, np.ones((factor, factor, 1), np.uint8)) for picture in pictures]
-        columns = math.ceil(math.sqrt(len(tiles)))
+        columns = len(tiles) if len(tiles) <= MOST_IN_A_ROW else math.ceil(math.sqrt(len(tiles)))
         rows = math.ceil(len(tiles) / columns)
         height, width = tiles[0].shape[0] + GAP, tiles[0].shape[1] + GAP
         grid = np.full((rows * height - GAP, columns * width - GAP, 3), 255, np.uint8)

@@ -151,7 +151,7 @@ def _reconstruction(
     if dataset.shape is not None:  # pixels have no past
         return {"reconstruction": codec.score(truth, rows["given the true past"])}
     commonest = int(torch.cat(truth).bincount().argmax())
-    rows[f"always {commonest}"] = [torch.full_like(window, commonest) for window in truth]
+    rows["always the commonest"] = [torch.full_like(window, commonest) for window in truth]
     return {name: codec.score(truth, windows) for name, windows in rows.items()}
 
 

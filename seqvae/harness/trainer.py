@@ -185,9 +185,10 @@ class Trainer:
         try:
             norm = self.engine.clip(self.module, self.optimizer, self.options.clip_norm)
         except RuntimeError as error:
+            loss, windows = float(result.loss.detach()), batch.index[:8].tolist()
             raise TrainingError(
-                f"step {self.step + 1}: the gradient is not finite (loss {float(result.loss.detach()):g}, first windows of the "
-                f"batch {batch.index[:8].tolist()}); the optimizer step was not taken, the last checkpoint stands"
+                f"step {self.step + 1}: the gradient is not finite (loss {loss:g}, first windows of the batch "
+                f"{windows}); the optimizer step was not taken, the last checkpoint stands"
             ) from error
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

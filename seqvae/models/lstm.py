@@ -13,7 +13,15 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from seqvae.gaussian import DiagonalGaussian, GaussianHead
 from seqvae.models.decoding import Greedy, Strategy, generate
-from seqvae.models.layers import TokenEmbedding, check_choice, check_flag, check_positive, check_rate, lengths_of
+from seqvae.models.layers import (
+    TokenEmbedding,
+    check_choice,
+    check_flag,
+    check_positive,
+    check_rate,
+    lengths_of,
+    open_forget_gates,
+)
 from seqvae.vae import Decoder, Encoder
 
 POOLINGS = ("final", "max")
@@ -39,6 +47,7 @@ class LSTMEncoder(Encoder):
         self.embedding = TokenEmbedding(vocab_size, embedding_dim)
         self.dropout = nn.Dropout(dropout)
         self.lstm = nn.LSTM(embedding_dim, hidden_dim, num_layers, batch_first=True, bidirectional=bidirectional)
+        open_forget_gates(self.lstm)
         self.head = GaussianHead(hidden_dim * (2 if bidirectional else 1), latent_dim)
 
     def forward(self, x: Int[Tensor, "batch time"]) -> DiagonalGaussian:
@@ -105,6 +114,7 @@ class LSTMDecoder(Decoder):
             batch_first=True,
             dropout=dropout if num_layers > 1 else 0.0,
         )
+        open_forget_gates(self.lstm)
         # a tied softmax scores embeddings, so the hidden state goes through a bottleneck of their size
         self.bottleneck = nn.Linear(hidden_dim, embedding_dim) if tie_embeddings else nn.Identity()
         self.output = nn.Linear(embedding_dim if tie_embeddings else hidden_dim, vocab_size)

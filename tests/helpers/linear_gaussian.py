@@ -35,7 +35,8 @@ class LinearDecoder(Decoder):
         self.weight, self.bias = nn.Parameter(weight), bias
 
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
-        return Independent(Normal(self.predict(x, z), SCALE), 1).log_prob(x)
+        density: Tensor = Independent(Normal(self.predict(x, z), SCALE), 1).log_prob(x)
+        return density
 
     def predict(self, x: Tensor, z: Tensor) -> Tensor:
         return z @ self.weight.T + self.bias

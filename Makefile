@@ -1,0 +1,46 @@
+# make demo: from nothing to melodies; make test: everything that continuous integration runs.
+# Both need Python 3.11 or newer with pip and venv, and make. PYTHON=... chooses the interpreter, VENV=... the environment.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+TUNES := data/folk_tunes
+RUN := runs/melody
+OUT := out/demo
+
+.PHONY: help demo test clean
+
+help:
+	@echo "make demo   install, prepare the folk tunes, train the melody VAE, evaluate, sample, interpolate (about 15 minutes)"
+	@echo "make test   install what tests need; ruff, mypy, pytest"
+	@echo "make clean  remove the environment, not the data and not the runs"
+
+$(BIN)/.users: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[examples]'
+	@touch $@
+
+$(BIN)/.developers: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[examples,dev]'
+	@touch $@
+
+$(TUNES)/dataset.json: | $(BIN)/.users
+	$(BIN)/python -m data_prep.folk_tunes --root $(TUNES)
+
+demo: $(BIN)/.users $(TUNES)/dataset.json
+	$(BIN)/seqvae train experiment=melody run_dir=$(RUN) resume=auto
+	$(BIN)/seqvae evaluate $(RUN) --split test
+	$(BIN)/seqvae sample $(RUN) -n 8 -o $(OUT)/samples
+	$(BIN)/seqvae interpolate $(RUN) test:100 test:1500 --steps 7 -o $(OUT)/interpolation
+	@echo
+	@echo "Checkpoints and TensorBoard:  $(BIN)/tensorboard --logdir $(RUN)"
+	@echo "Melodies, pictures and sound: $(OUT)/samples and $(OUT)/interpolation (listed above)"
+
+test: $(BIN)/.developers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
+
+clean:
+	rm -rf $(VENV)
