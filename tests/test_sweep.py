@@ -1,5 +1,6 @@
 """Sweeps: every job has its own run directory and is the job that would have run alone."""
 
+import gc
 import importlib.util
 import json
 import logging
@@ -49,6 +50,11 @@ def manifest(run_dir: str) -> dict[str, str]:
     return found
 
 
+def open_files() -> int:
+    gc.collect()  # what earlier tests forgot
+    return len(list(Path("/dev/fd").iterdir()))
+
+
 def jobs(folder: str = SWEEP) -> set[str]:
     return {path.name for path in Path(folder).iterdir() if not path.name.startswith(".")}
 
@@ -73,12 +79,13 @@ def test_a_sweep_leaves_the_process_as_it_was(
 
     def state() -> tuple[object, ...]:
         handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-        return logging.getLogger().handlers[:], handlers, sys.argv[:], Path.cwd(), len(list(Path("/dev/fd").iterdir()))
+        return logging.getLogger().handlers[:], handlers, sys.argv[:], Path.cwd()
 
     train(capsys, "-m", *tiny, "seed=1,2")  # the first one opens what stays open
-    before = state()
+    before, files = state(), open_files()
     assert train(capsys, "-m", *tiny, "seed=3,4")[0] == 0
     assert state() == before
+    assert open_files() <= files
     logs = [Path(SWEEP, f"seed={seed}", "train.log").read_text(encoding="utf-8") for seed in (3, 4)]
     assert [log.count("parameters; ") for log in logs] == [1, 1]
     for seed in (3, 4):
