@@ -170,6 +170,23 @@ def test_compare_asks_for_scores_and_pairs_those_that_evaluate_keeps(pair: tuple
     assert f"{found['paired']['other']['elbo']['mean']:+.4g} +- " in table
 
 
+def test_a_quick_evaluation_does_not_replace_a_thorough_one(pair: tuple[str, str], capsys: Capture) -> None:
+    path = scores_path(load(pair[0]).path, "test")
+    assert path is not None
+
+    def kept(*options: object) -> bytes:
+        said(capsys, "evaluate", pair[0], *options)
+        return path.read_bytes()
+
+    thorough = kept("--importance-samples", 3)
+    assert kept() == thorough
+    assert kept("--limit", 2) == thorough
+    assert kept("--importance-samples", 4) != thorough
+    path.write_bytes(thorough[:100])
+    kept()
+    assert Scores.load(path).importance_samples == 0  # damaged ones are no better
+
+
 def test_evaluate_adds_nothing_to_a_verified_checkpoint(pair: tuple[str, str], capsys: Capture, tmp_path: Path) -> None:
     before = load(pair[0]).path
     files = sorted(before.iterdir())

@@ -78,12 +78,9 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _save_scores(options: argparse.Namespace, trained: Trained, report: Report) -> Path | None:
-    """Write each window's scores where a person wants them, or beside the checkpoints of the run, if it has one."""
-    from seqvae.harness.scores import Scores, scores_path, weights_digest
+    """Write each window's scores where a person wants them, or those of a whole split beside the run's checkpoints."""
+    from seqvae.harness.scores import Scores, keep, scores_path, weights_digest
 
-    path: Path | None = options.scores or scores_path(trained.path, options.split)
-    if path is None:
-        return None
     scores = Scores(
         split=options.split,
         data=trained.config["data"]["fingerprint"],
@@ -92,11 +89,15 @@ def _save_scores(options: argparse.Namespace, trained: Trained, report: Report) 
         importance_samples=options.importance_samples,
         **{name: column.numpy() for name, column in report.examples.items()},
     )
+    if options.scores is not None:
+        scores.save(options.scores)
+        return Path(options.scores)
+    path = scores_path(trained.path, options.split)
+    if path is None or options.limit is not None:
+        return None
     try:
-        scores.save(path)
+        keep(scores, path)
     except OSError as error:
-        if options.scores is not None:
-            raise
         log.warning("each window's scores could not be kept (%s); --scores FILE puts them elsewhere", error)
         return None
     return path

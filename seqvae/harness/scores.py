@@ -61,6 +61,21 @@ def scores_path(path: Path, split: str) -> Path | None:
     return None if run_dir is None else run_dir / "scores" / f"{path.name}-{split}.npz"
 
 
+def keep(scores: Scores, path: Path) -> None:
+    """Write scores, unless those that are there say more of the same: an nll of more importance samples took longer."""
+    try:
+        there = Scores.load(path)
+    except ValueError:  # none, or damaged
+        there = None
+    if (
+        there is None
+        or there.weights != scores.weights
+        or there.importance_samples <= scores.importance_samples
+        or other_examples(there, scores) is not None
+    ):
+        scores.save(path)
+
+
 class Difference(NamedTuple):
     """Mean and standard error, over the same examples, of a run's score minus the first run's."""
 
