@@ -10,7 +10,6 @@ after; softmaxes, activations and the optimizer do not count, so 1 cannot be rea
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,20 +23,10 @@ from seqvae.data.batching import valid_loader
 from seqvae.data.dataset import WindowDataset
 from seqvae.harness import conf_dir
 from seqvae.harness.config import load, train
+from seqvae.harness.machine import gemm_peak
 from seqvae.vae import VAE
 
 LOG_EVERY = 20  # steps between two readings of the throughput
-
-
-def gemm_peak(size: int = 2048, repeats: int = 9) -> float:
-    """Return the fastest product of two float32 matrices here, in GFLOP/s."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        a @ b
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds) / 1e9
 
 
 def multiply_adds(layer: nn.Module, inputs: Tensor, output: Tensor) -> int:

@@ -45,8 +45,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "data.batching",
         "harness.",
     ),
+    "harness.machine": ("", "harness.engine"),
     "harness.config": ("", "vae", "models.", "objectives", "priors", "schedules", "data.", "harness."),
-    "cli": ("", "models.decoding", "data.", "harness.", "latent."),
+    "cli.": ("", "models.decoding", "data.", "harness.", "latent.", "cli."),
     "": ("harness.config",),
 }
 

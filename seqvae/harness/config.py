@@ -5,16 +5,20 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import hydra
 import torch
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -25,11 +29,18 @@ from seqvae.data.codec import Codec
 from seqvae.data.dataset import WindowDataset, read_manifest
 from seqvae.harness import checkpoint, conf_dir
 from seqvae.harness.checkpoint import CheckpointError
+from seqvae.harness.comparison import flat
 from seqvae.harness.engine import Engine
+from seqvae.harness.sweep import Outcome, Outcomes, job_dir, table
 from seqvae.harness.trainer import Trainer, trainer_options
 from seqvae.vae import VAE
 
 log = logging.getLogger(__name__)
+
+FAILURES = (HydraException, OmegaConfBaseException, ValueError, OSError)
+"""What a user can cause: one line, no traceback."""
+
+LOGGING: dict[str, Any] = {"level": logging.INFO, "format": "%(message)s"}  # to stderr
 
 OPTIMIZERS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
@@ -128,6 +139,11 @@ def train(config: DictConfig) -> dict[str, float]:
 
     Everything that can be refused is refused before the run directory is touched.
     """
+    with ExitStack() as held:  # the run directory's lock and log: the next job of a sweep has its own
+        return _train(config, held)
+
+
+def _train(config: DictConfig, held: ExitStack) -> dict[str, float]:
     run_dir = Path(str(config.run_dir)).resolve()
     if config.resume not in (None, "auto"):
         run_dir = Path(str(config.resume)).resolve()
@@ -160,14 +176,13 @@ def train(config: DictConfig) -> dict[str, float]:
     order = BatchOrder(
         splits["train"].lengths, batch_size, plain["data"]["max_tokens"], plain["seed"], engine.world_size
     )
-    lock = FileLock(run_dir / ".lock")
     if engine.is_main:
         run_dir.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=0)
+            held.enter_context(FileLock(run_dir / ".lock", timeout=0))
         except Timeout:
             raise ValueError(f"run directory {_shown(run_dir)} is being trained in by another process") from None
-        _log_to(run_dir / "train.log")
+        held.enter_context(_logging_to(run_dir / "train.log"))
         checkpoint.sweep(run_dir / "checkpoints")
         if not (run_dir / "config.yaml").exists():
             OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
@@ -211,10 +226,7 @@ def train(config: DictConfig) -> dict[str, float]:
         workers=plain["data"]["workers"],
         fresh_views=plain["data"]["fresh_views"],
     )
-    try:
-        return trainer.fit(checkpoint.last(run_dir))
-    finally:
-        lock.release()
+    return trainer.fit(checkpoint.last(run_dir))
 
 
 def _shown(path: Path) -> str:
@@ -222,10 +234,16 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def _log_to(path: Path) -> None:
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 def _changeable(key: str) -> bool:
@@ -246,7 +264,7 @@ def _continued(run_dir: Path) -> DictConfig:
 
 
 def _refuse_changes(saved: Any, config: DictConfig) -> None:
-    before, after = (_flat(OmegaConf.to_container(node, resolve=True)) for node in (saved, config))
+    before, after = (flat(OmegaConf.to_container(node, resolve=True)) for node in (saved, config))
     changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
     refused = [key for key in changed if not _changeable(key)]
     if refused:
@@ -254,10 +272,36 @@ def _refuse_changes(saved: Any, config: DictConfig) -> None:
         raise ValueError(f"the run was started with another configuration ({differences}); choose another run_dir=")
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict):
-        return {prefix[:-1]: node}
-    return {key: value for name, child in node.items() for key, value in _flat(child, f"{prefix}{name}.").items()}
+def _constant(arguments: Sequence[str]) -> set[str]:
+    """Return the overrides of a command line that sweep over nothing, as Hydra writes them."""
+    parser, constant = OverridesParser.create(), set()
+    for argument in arguments:
+        try:
+            (override,) = parser.parse_overrides([argument])
+        except HydraException:  # an option
+            continue
+        if not override.is_sweep_override():
+            constant.add(f"{override.get_key_element()}={override.get_value_element_as_str()}")
+    return constant
+
+
+def _run_job(config: DictConfig, constant: Collection[str]) -> Outcome:
+    """Train one job of a sweep. Whatever becomes of it, the next one may be right: nothing is raised."""
+    job, error = HydraConfig.get(), None
+    run_dir = job_dir(str(config.run_dir), job.overrides.task, constant)
+    try:
+        if config.resume not in (None, "auto"):
+            raise ValueError(f"resume={config.resume} goes on with one run; the jobs of a sweep go on with resume=auto")
+        if config.trainer.devices not in (1, "auto"):
+            raise ValueError(f"a job of a sweep is one process, got trainer.devices={config.trainer.devices}")
+        config.trainer.devices, config.run_dir = 1, run_dir
+        train(config)
+    except FAILURES as failure:
+        error = " ".join(str(failure).split())
+    except Exception as failure:  # a bug, or a model too large for the memory
+        log.exception("%s", run_dir)
+        error = " ".join(f"{type(failure).__name__}: {failure}".split())
+    return Outcome(job.job.num, run_dir, error)
 
 
 def main(command: list[str] | None = None) -> int:
@@ -266,22 +310,32 @@ def main(command: list[str] | None = None) -> int:
     `command` is the command line that starts other ranks, where sys.argv is not it.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(**LOGGING)
+    failures: list[str] = []
+    constant = _constant(sys.argv[1:])
+    with TemporaryDirectory(prefix="seqvae-sweep-") as folder:
+        outcomes = Outcomes(Path(folder))
 
-    failures: list[Exception] = []
+        def task(config: DictConfig) -> None:  # in a sweep it may run in another process, and then with a copy of this
+            logging.basicConfig(**LOGGING)
+            sys.argv = command or sys.argv
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                outcomes.add(_run_job(config, constant))
+                return
+            try:
+                train(config)
+            except FAILURES as error:
+                failures.append(str(error))  # Hydra would print a line of its own on the way
 
-    def task(config: DictConfig) -> None:
-        sys.argv = command or sys.argv
+        run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(task)
         try:
-            train(config)
-        except (OmegaConfBaseException, ValueError, OSError) as error:
-            failures.append(error)  # Hydra would print a line of its own on the way
-
-    run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(task)
-    try:
-        run()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        failures.append(error)
+            run()
+            jobs = outcomes.read()
+            if jobs:
+                print(table(jobs))
+            failures += [f"{job.run_dir}: {job.error}" for job in jobs if job.error is not None]
+        except FAILURES as error:
+            failures.append(str(error))
     for failure in failures:
-        print(f"seqvae train: {' '.join(str(failure).split())}", file=sys.stderr)
+        print(f"seqvae train: {' '.join(failure.split())}", file=sys.stderr)
     return 2 if failures else 0

@@ -1,5 +1,6 @@
 """A trained VAE's numbers on a split, by the codec's units and scores beside the trivial guess."""
 
+import hashlib
 import logging
 import math
 import time
@@ -26,10 +27,12 @@ log = logging.getLogger(__name__)
 
 
 class Report(NamedTuple):
-    """The metrics of one evaluation, and the rows of reconstruction scores."""
+    """The metrics of one evaluation, the rows of reconstruction scores, and the scores of each example."""
 
     metrics: dict[str, float]
     reconstruction: dict[str, dict[str, float]]  # row -> metric -> value
+    examples: dict[str, Tensor]  # score -> one number a window, in the order of `index`
+    seen: str  # the sha256 of what the model saw of every window
 
 
 def open_split(root: Path, split: str, fingerprint: str | None, limit: int | None = None) -> WindowDataset:
@@ -80,10 +83,28 @@ def evaluate(
         vae, [x for x, _ in batches], importance_samples=importance_samples, generator=generator, rows=rows
     )
     metrics = _latent_metrics(scores, importance_samples, generator)
-    order = torch.cat([index for _, index in batches]).tolist()
-    metrics |= _unit_metrics(scores, codec, [dataset[index] for index in order])
+    order = torch.cat([index for _, index in batches])
+    metrics |= _unit_metrics(scores, codec, [dataset[index] for index in order.tolist()])
     metrics["seconds"] = time.monotonic() - started
-    return Report(metrics, _reconstruction(vae, codec, dataset, batches))
+    reconstruction = _reconstruction(vae, codec, dataset, batches)
+    return Report(metrics, reconstruction, _by_index(scores, order), _digest(batches))
+
+
+def _by_index(scores: ExampleScores, order: Tensor) -> dict[str, Tensor]:
+    columns = {"index": order, "elbo": scores.elbo, "log_likelihood": scores.log_likelihood, "kl": scores.kl}
+    if scores.iw_bound is not None:
+        columns["nll"] = -scores.iw_bound
+    places = order.argsort()
+    return {name: column[places] for name, column in columns.items()}
+
+
+def _digest(batches: list[tuple[Tensor, Tensor]]) -> str:
+    """Return one sha256 for what the model saw, however it was cut into batches."""
+    rows = [(int(place), _window(row)) for x, index in batches for place, row in zip(index, x.cpu(), strict=True)]
+    digest = hashlib.sha256()
+    for place, row in sorted(rows, key=lambda pair: pair[0]):
+        digest.update(f"{place} {tuple(row.shape)} {row.dtype} ".encode() + row.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _latent_metrics(scores: ExampleScores, samples: int, generator: torch.Generator) -> dict[str, float]:

@@ -1,0 +1,50 @@
+"""The `seqvae` command: opens a checkpoint, calls latent/ or the evaluation, writes files.
+
+One module a kind of command, each with an `add(commands)` that says its commands' options and what runs them.
+Heavy imports wait inside the functions until a command needs them: --help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+import seqvae
+from seqvae.cli import completion, evaluate, inspect, prepare, train, use
+
+MODULES = (prepare, train, use, evaluate, inspect, completion)  # in the order of --help
+
+DESCRIPTION = "Train variational autoencoders on images, text or MIDI, and use what they learned."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code. What a user got wrong is one line on stderr and exit code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["train"]:
+        return train.run(arguments[1:])  # all of it is Hydra's
+    if arguments[:1] == [completion.QUESTION]:
+        for candidate in completion.candidates(parser(), arguments[1:]):
+            print(candidate)
+        return 0
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        options.run(options)
+    except BrokenPipeError:  # an OSError too, so it comes first
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"seqvae {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of every command but `train`, whose arguments are Hydra's."""
+    parser = argparse.ArgumentParser(prog="seqvae", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"seqvae {seqvae.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in MODULES:
+        module.add(commands)
+    return parser

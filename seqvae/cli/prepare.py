@@ -1,0 +1,93 @@
+"""`seqvae prepare text|midi|image`: a user's own files become a dataset."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seqvae.cli.arguments import Commands
+
+if TYPE_CHECKING:
+    from seqvae.data.preparation import Report
+
+
+def add(commands: Commands) -> None:
+    """Add `prepare`, with a kind of source below it."""
+    help = "turn your own text, MIDI or pictures into a dataset"
+    parser = commands.add_parser("prepare", help=help, description=help)
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="text|midi|image")
+
+    def kind(name: str, help: str, run: Callable[[argparse.Namespace], Report]) -> argparse.ArgumentParser:
+        sub = kinds.add_parser(name, help=help, description=help)
+        sub.add_argument("source", type=Path, metavar="SOURCE", help="train/valid/test in it keep their split")
+        sub.add_argument("--root", type=Path, required=True, metavar="DIR", help="where the dataset goes")
+        sub.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
+        sub.add_argument(
+            "--engine", choices=("sequential", "loky", "dask"), default="loky", help="what converts (default loky)"
+        )
+        sub.add_argument("--jobs", type=int, default=-1, help="processes (default: all cores)")
+        sub.set_defaults(run=lambda options: print(run(options).table()))
+        return sub
+
+    text = kind("text", "a text file, or a folder of them, one item a line", _prepare_text)
+    text.add_argument("--vocab-size", type=int, default=8000)
+    text.add_argument("--model-type", choices=("unigram", "bpe", "char", "word"), default="unigram")
+    text.add_argument("--max-length", type=int, default=64, help="tokens, the end counted (default 64)")
+    midi = kind("midi", "a folder of MIDI files", _prepare_midi)
+    midi.add_argument("--kind", choices=("melody",), default="melody", dest="part")
+    midi.add_argument("--bars", type=int, default=2, help="of a window (default 2)")
+    midi.add_argument(
+        "--meter", choices=("strict", "folded"), default="strict", help="4/4, 2/2, 2/4 only, or any on the beat grid"
+    )
+    midi.add_argument("--min-notes", type=int, default=3, help="of a window (default 3)")
+    image = kind("image", "a folder of pictures; its sub-folders are labels", _prepare_image)
+    image.add_argument("--size", default="64", help="64 or WIDTHxHEIGHT (default 64)")
+    image.add_argument("--channels", type=int, choices=(1, 3), default=3)
+    image.add_argument("--binarize", action="store_true", help="black and white pixels, drawn anew each time")
+
+
+def _prepare_text(options: argparse.Namespace) -> Report:
+    from seqvae.data.text import prepare_text
+
+    return prepare_text(
+        options.source,
+        options.root,
+        vocab_size=options.vocab_size,
+        model_type=options.model_type,
+        max_length=options.max_length,
+        seed=options.seed,
+        engine=options.engine,
+        jobs=options.jobs,
+    )
+
+
+def _prepare_midi(options: argparse.Namespace) -> Report:
+    from seqvae.data.midi import prepare_midi
+
+    return prepare_midi(
+        options.source,
+        options.root,
+        bars=options.bars,
+        meter=options.meter,
+        min_notes=options.min_notes,
+        seed=options.seed,
+        engine=options.engine,
+        jobs=options.jobs,
+    )
+
+
+def _prepare_image(options: argparse.Namespace) -> Report:
+    from seqvae.data.image import prepare_image
+
+    return prepare_image(
+        options.source,
+        options.root,
+        size=options.size,
+        channels=options.channels,
+        binarize=options.binarize,
+        seed=options.seed,
+        engine=options.engine,
+        jobs=options.jobs,
+    )
