@@ -31,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         options.run(options)
+    except KeyboardInterrupt:
+        print(f"seqvae {options.command}: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # an OSError too, so it comes first
         return 0
     except (ValueError, OSError) as error:
@@ -130,9 +133,14 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         sub.add_argument("--root", type=Path, required=True, metavar="DIR", help="where the dataset goes")
         sub.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
         sub.add_argument(
-            "--engine", choices=("sequential", "loky", "dask"), default="loky", help="what converts (default loky)"
+            "--engine",
+            choices=("sequential", "loky", "dask"),
+            default="loky",
+            help="what converts: loky, processes of this machine (default); sequential, this one; dask, the cluster at "
+            "DASK_SCHEDULER_ADDRESS (tcp://HOST:PORT), which must see SOURCE and DIR under the same paths, or without "
+            "that variable a cluster on this machine. The dataset is the same to the byte",
         )
-        sub.add_argument("--jobs", type=int, default=-1, help="processes (default: all cores)")
+        sub.add_argument("--jobs", type=int, default=-1, help="processes (default: one a core)")
         sub.set_defaults(run=lambda options: print(run(options).table()))
         return sub
 

@@ -42,7 +42,9 @@ def test_a_picture_of_the_right_size_comes_back_from_its_window(
     shape: tuple[int, int, int], binarize: bool, seed: int
 ) -> None:
     codec = PixelCodec(shape, binarize)
-    item = noise(shape[1], shape[2], shape[0], seed=seed) | 2  # no value below 2: see the test of `intensities`
+    item = noise(shape[1], shape[2], shape[0], seed=seed) | np.uint8(
+        2
+    )  # no value below 2: see the test of `intensities`
     (window,) = codec.windows(item)
     assert (tuple(window.shape), window.dtype) == (shape, torch.uint8)
     assert np.array_equal(codec.join([window]), item)
@@ -66,7 +68,7 @@ def test_the_binary_view_has_the_grey_value_as_its_mean() -> None:
     rng = np.random.default_rng(0)
     drawn = torch.stack([codec.view(window, rng) for _ in range(4000)])
     assert drawn.dtype == torch.uint8
-    assert set(drawn.unique().tolist()) == {0, 1}
+    assert set(drawn.ravel().tolist()) == {0, 1}
     mean = drawn.float().mean(0)
     assert mean[0, 0].tolist() == [0, 1]  # black and white are certain
     assert mean[0, 1].tolist() == pytest.approx([0.2, 0.8], abs=5 * (0.16 / 4000) ** 0.5)
@@ -372,14 +374,15 @@ def test_an_unreadable_picture_is_rejected_with_its_reason_and_the_rest_is_kept(
     assert (report.kept, report.rejected) == (6, {"cannot be read": len(bad)})
     lines = [json.loads(line) for line in (tmp_path / "data" / "rejected.jsonl").read_text().splitlines()]
     assert {line["name"] for line in lines} == bad.keys()
-    assert all(line["detail"].startswith(str(tmp_path / "source" / line["name"])) for line in lines)
+    assert all(line["detail"] and str(tmp_path) not in line["detail"] for line in lines)
 
 
 def test_two_preparations_of_pictures_give_the_same_fingerprint(tmp_path: Path) -> None:
     for n in range(8):
         save(tmp_path / "source" / f"{n}.jpg", noise(9, 7, 3, seed=n))
     prints = []
-    for name, options in (("a", {}), ("b", {"engine": "loky", "jobs": 2}), ("c", {"size": 5})):
+    choices: dict[str, dict[str, Any]] = {"a": {}, "b": {"engine": "loky", "jobs": 2}, "c": {"size": 5}}
+    for name, options in choices.items():
         prepare_image(tmp_path / "source", tmp_path / name, **{"size": 4, **options})
         prints.append(read_manifest(tmp_path / name)["fingerprint"])
     assert prints[0] == prints[1] != prints[2]

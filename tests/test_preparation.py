@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seqvae.data import preparation
+from seqvae.data import shards
 from seqvae.data.codec import Codec, Preview, strip
 from seqvae.data.dataset import SPLITS, WindowDataset, fingerprint, read_manifest, sha256
 from seqvae.data.preparation import (
@@ -94,7 +94,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparation, "SHARD_SIZE", 8)
+    monkeypatch.setattr(shards, "SHARD_SIZE", 8)
 
 
 def test_every_item_comes_back_from_the_prepared_dataset(tmp_path: Path, small_shards: None) -> None:
