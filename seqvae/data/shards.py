@@ -1,12 +1,13 @@
 """Sources cut in shards, each converted once into one file: whatever is killed, only what is missing is done again."""
 
 import contextlib
+import itertools
 import json
 import logging
 import os
 import uuid
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 
 SHARD_SIZE = 256  # sources; small enough that a killed preparation loses little
 ENGINES = ("sequential", "loky", "dask")
+
+DEATH = "a worker was killed while it converted; is the memory too small?"
 
 Source = TypeVar("Source")
 
@@ -47,6 +50,9 @@ class Rejected:
 Outcome = Record | Rejected
 
 
+_Work = tuple[Path, Sequence[Any], Callable[[Any], Outcome]]  # one shard: where it goes, its sources, how
+
+
 @dataclass(frozen=True)
 class Shards(Generic[Source]):
     """The sources' outcomes, in order, kept in one folder of files."""
@@ -71,10 +77,13 @@ class Shards(Generic[Source]):
         for left in self.folder.glob("*.tmp"):
             left.unlink(missing_ok=True)  # of a worker that was killed
         missing = [number for number in range(self.count) if not _is_whole(self._path(number))]
-        if not missing:
-            return
-        with _parallel(engine, jobs) as parallel:
-            parallel(joblib.delayed(_convert_shard)(*self._job(number)) for number in missing)
+        for number in missing:
+            self._path(number).unlink(missing_ok=True)
+        work = [(self._path(number), self._sources(number), self.convert) for number in missing]
+        if work and engine == "dask":
+            _convert_with_dask(work, jobs)
+        elif work:
+            _convert_with_joblib(work, engine, jobs)
         unseen = [number for number in missing if not self._path(number).exists()]
         if unseen:
             raise OSError(f"{len(unseen)} of {len(missing)} shards are not in {self.folder}: the workers must share it")
@@ -86,10 +95,8 @@ class Shards(Generic[Source]):
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.npz"
 
-    def _job(self, number: int) -> tuple[Path, Sequence[Source], Callable[[Source], Outcome]]:
-        """Return what one worker needs: the sources of its shard, not all of them."""
-        sources = self.sources[number * SHARD_SIZE : (number + 1) * SHARD_SIZE]
-        return self._path(number), sources, self.convert
+    def _sources(self, number: int) -> Sequence[Source]:
+        return self.sources[number * SHARD_SIZE : (number + 1) * SHARD_SIZE]
 
     def __iter__(self) -> Iterator[Outcome]:
         for number in range(self.count):
@@ -113,6 +120,8 @@ def _is_whole(path: Path) -> bool:
 
 
 def _convert_shard(path: Path, sources: Sequence[Source], convert: Callable[[Source], Outcome]) -> None:
+    if path.exists():
+        return  # dask repeats what a worker had finished when it died
     outcomes = [convert(source) for source in sources]
     windows = [window for outcome in outcomes if isinstance(outcome, Record) for window in outcome.windows]
     rows = [
@@ -147,22 +156,31 @@ def _check(engine: str, jobs: int) -> None:
         raise ValueError(f"the sequential engine is one process; {jobs} jobs need the engine loky or dask")
 
 
-@contextlib.contextmanager
-def _parallel(engine: str, jobs: int) -> Iterator[Callable[[Iterable[Any]], Any]]:
-    """Yield what runs joblib's delayed calls; a worker that died leaves as a ChildProcessError."""
-    deaths: tuple[type[Exception], ...] = (BrokenExecutor,)
-    with contextlib.ExitStack() as stack:
-        if engine == "dask":
-            distributed = _dask()
-            deaths = (distributed.KilledWorker,)
-            client = stack.enter_context(_client(distributed, jobs))
-            stack.enter_context(joblib.parallel_config("dask", client=client))
-        else:
-            stack.enter_context(joblib.parallel_config(engine, n_jobs=jobs))
-        try:
-            yield joblib.Parallel(batch_size=1)  # a shard is the unit that a death costs
-        except deaths:
-            raise ChildProcessError("a worker was killed while it converted; is the memory too small?") from None
+def _convert_with_joblib(work: Sequence[_Work], engine: str, jobs: int) -> None:
+    try:
+        with joblib.parallel_config(engine, n_jobs=jobs):
+            joblib.Parallel(batch_size=1)(joblib.delayed(_convert_shard)(*shard) for shard in work)
+    except BrokenExecutor:
+        raise ChildProcessError(DEATH) from None
+
+
+def _convert_with_dask(work: Sequence[_Work], jobs: int) -> None:
+    """Convert on a dask cluster, without joblib, whose own bridge to dask waits for ever when a shard is deadly."""
+    with _client(distributed := _dask(), jobs) as client:
+        shards = iter(work)
+        running = distributed.as_completed(loop=client.loop)
+
+        def submit(count: int) -> None:
+            for shard in itertools.islice(shards, count):
+                running.add(client.submit(_convert_shard, *shard, pure=False))
+
+        submit(max(64, 2 * sum(client.ncores().values())))  # not all at once: they hold the sources
+        for done in running:
+            try:
+                done.result()
+            except distributed.KilledWorker:
+                raise ChildProcessError(DEATH) from None
+            submit(1)
 
 
 def _dask() -> Any:
@@ -188,7 +206,7 @@ def _client(distributed: Any, jobs: int) -> Iterator[Any]:
                     n_workers=joblib.effective_n_jobs(jobs),
                     threads_per_worker=1,
                     dashboard_address=None,
-                    silence_logs=logging.ERROR,
+                    silence_logs=logging.CRITICAL,
                 )
             )
         yield stack.enter_context(distributed.Client(address, set_as_default=False))
