@@ -135,7 +135,7 @@ def test_a_killed_worker_of_this_machine_is_one_error_and_another_run_goes_on(
 
 @pytest.mark.slow
 def test_the_scheduler_that_dask_is_told_is_used(tmp_path: Path, straight: dict[str, bytes]) -> None:
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=":0") as cluster:
         told = dask.config.collect_env({"DASK_SCHEDULER_ADDRESS": cluster.scheduler_address})
         with dask.config.set(told):
             make(tmp_path / "root", ITEMS, engine="dask")

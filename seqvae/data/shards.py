@@ -199,14 +199,16 @@ def _client(distributed: Any, jobs: int) -> Iterator[Any]:
     address = dask.config.get("scheduler-address", None)
     if address and jobs != -1:
         raise ValueError(f"the cluster at {address} has the workers it has; leave the number of jobs ({jobs}) out")
+    told = logging.getLogger("distributed")  # how its cluster fares; what matters comes back as an exception
     with contextlib.ExitStack() as stack:
+        stack.callback(told.setLevel, told.level)
+        told.setLevel(logging.CRITICAL)
         if not address:
             address = stack.enter_context(
                 distributed.LocalCluster(
                     n_workers=joblib.effective_n_jobs(jobs),
                     threads_per_worker=1,
-                    dashboard_address=None,
-                    silence_logs=logging.CRITICAL,
+                    dashboard_address=":0",  # any free port: the default one may be taken
                 )
             )
         yield stack.enter_context(distributed.Client(address, set_as_default=False))
