@@ -5,18 +5,24 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import hydra
+import hydra._internal.hydra
 import torch
 from filelock import FileLock, Timeout
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from yaml import YAMLError
 
 import seqvae
 from seqvae import data, models, objectives, priors, schedules
@@ -33,11 +39,27 @@ log = logging.getLogger(__name__)
 
 OPTIMIZERS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
+
+def _public(module: ModuleType) -> dict[str, Any]:
+    """Return a module's public builders by their full names: its own functions and classes, nothing it imports."""
+    builders = {name: getattr(module, name) for name in module.__all__}
+    for name, builder in builders.items():
+        home = getattr(builder, "__module__", "")
+        assert home == module.__name__ or home.startswith(f"{module.__name__}."), (
+            f"{module.__name__}: {name} is not its own"
+        )
+        assert inspect.isclass(builder) or inspect.isfunction(builder), f"{module.__name__}: {name} is no builder"
+    return {f"{module.__name__}.{name}": builder for name, builder in builders.items()}
+
+
 REGISTRY: dict[str, Any] = {
-    f"{module.__name__}.{name}": getattr(module, name)
-    for module in (data, models, objectives, priors, schedules)
-    for name in module.__all__
-} | {f"torch.optim.{optimizer.__name__}": optimizer for optimizer in OPTIMIZERS}
+    **{f"torch.optim.{optimizer.__name__}": optimizer for optimizer in OPTIMIZERS},
+    **{
+        name: builder
+        for module in (data, models, objectives, priors, schedules)
+        for name, builder in _public(module).items()
+    },
+}
 """Every name that a configuration or a checkpoint may build. Nothing is ever imported by a name from outside."""
 
 CHANGEABLE = ("trainer.", "optimizer.lr", "data.root", "data.workers", "data.max_tokens", "run_dir", "resume", "debug")
@@ -72,7 +94,10 @@ def build(node: Any, **runtime: Any) -> Any:
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in arguments and name not in runtime:
             raise ValueError(f"{target} needs {name}, which neither the configuration nor the data gives")
-    return builder(**arguments, **runtime)
+    try:
+        return builder(**arguments, **runtime)
+    except (ArithmeticError, AttributeError, MemoryError, TypeError) as error:  # a value of a kind it never thought of
+        raise ValueError(f"{target} cannot be built of these values ({error})") from error
 
 
 def _build_argument(value: Any) -> Any:
@@ -112,15 +137,49 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Trained:
         raise ValueError(f"device {str(device)!r} cannot be used ({str(error).splitlines()[0]})") from None
     path = checkpoint.resolve(str(name))
     config = checkpoint.read_config(path)
+    weights = checkpoint.read_tensors(path, checkpoint.WEIGHTS)
     try:
+        _check_description(config)
         codec = data.load_codec(path)
+        with torch.device("meta"), _parameters(2 * len(weights)):  # shapes only: a size costs nothing yet
+            expected = assemble(config["model"], config["prior"], codec).state_dict()
+        checkpoint.check_weights(path, weights, expected)
         vae = assemble(config["model"], config["prior"], codec)
-        vae.load_state_dict(checkpoint.read_tensors(path, "model.safetensors"))
+        vae.load_state_dict(weights)
     except CheckpointError:
         raise
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(path, " ".join(str(error).split())) from error
+    except Exception as error:  # what a hostile file makes a builder raise is no finite list
+        raise CheckpointError(path, " ".join(str(error).split()) or type(error).__name__) from error
     return Trained(vae.eval().to(device), codec, config, path)
+
+
+def _check_description(config: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a checkpoint's config.json says what its users rely on."""
+    for name in ("model", "prior", "data"):
+        if not isinstance(config.get(name), dict):
+            raise ValueError(f"{name} in {checkpoint.CONFIG} must be an object, got {config.get(name)!r}")
+    for name in ("root", "fingerprint"):
+        value = config["data"].get(name)
+        if not isinstance(value, str):
+            raise ValueError(f"data.{name} in {checkpoint.CONFIG} must be a string, got {value!r}")
+
+
+@contextmanager
+def _parameters(most: int) -> Iterator[None]:
+    """Let at most so many parameters be made: a hostile number of layers ends here and not when memory does."""
+    made = 0
+
+    def count(module: Any, name: str, parameter: Any) -> None:
+        nonlocal made
+        made += 1
+        if made > most:
+            raise ValueError(f"the model of {checkpoint.CONFIG} has more parameters than {checkpoint.WEIGHTS}")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def train(config: DictConfig) -> dict[str, float]:
@@ -260,6 +319,23 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return {key: value for name, child in node.items() for key, value in _flat(child, f"{prefix}{name}.").items()}
 
 
+class _Loader(ConfigLoaderImpl):
+    """Hydra's loader of configurations, except that none can make Hydra itself build something by its name.
+
+    It would do so before `train` sees the configuration: callbacks and the handlers of a log are such names, and an
+    environment variable can be one to the processes that are started.
+    """
+
+    def load_configuration(self, *args: Any, **kwargs: Any) -> DictConfig:
+        config = super().load_configuration(*args, **kwargs)
+        silent = {"version": 1, "root": None, "disable_existing_loggers": False}
+        allowed = {"callbacks": {}, "job.env_set": {}, "job_logging": silent, "hydra_logging": silent}
+        for key, value in allowed.items():
+            if OmegaConf.select(config.hydra, key) != value:
+                raise ValueError(f"hydra.{key} cannot be set: Hydra would do what it says without asking seqvae")
+        return config
+
+
 def main(command: list[str] | None = None) -> int:
     """Run `train` under Hydra on sys.argv; return the exit code. What a user got wrong is one line on stderr.
 
@@ -274,14 +350,19 @@ def main(command: list[str] | None = None) -> int:
         sys.argv = command or sys.argv
         try:
             train(config)
-        except (OmegaConfBaseException, ValueError, OSError) as error:
+        except (OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
             failures.append(error)  # Hydra would print a line of its own on the way
 
     run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(task)
+    hydra._internal.hydra.ConfigLoaderImpl = _Loader  # type: ignore[attr-defined]
     try:
+        if any(argument.startswith("--e") for argument in sys.argv[1:]):
+            raise ValueError("--experimental-rerun is refused: it would unpickle a file")
         run()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         failures.append(error)
+    except RecursionError:
+        failures.append(ValueError("the configuration is nested too deeply"))
     for failure in failures:
         print(f"seqvae train: {' '.join(str(failure).split())}", file=sys.stderr)
     return 2 if failures else 0
