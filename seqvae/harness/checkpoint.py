@@ -295,7 +295,9 @@ def resolve(name: str) -> Path:
     Raises:
         CheckpointError: when there is none, or it is damaged.
     """
-    run, _, which = name.rpartition("@") if "@" in Path(name).name else (name, "", "best")
+    run, which = name, "best"
+    if "@" in Path(name).name and not Path(name).exists():  # a folder may be called so
+        run, _, which = name.rpartition("@")
     if which not in ("best", "last"):
         raise CheckpointError(Path(name), f"@{which} names no checkpoint; it is @best or @last")
     path = Path(run)

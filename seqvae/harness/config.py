@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +62,9 @@ REGISTRY: dict[str, Any] = {
     },
 }
 """Every name that a configuration or a checkpoint may build. Nothing is ever imported by a name from outside."""
+
+MOST_LENGTH = 1 << 20
+"""Tokens of a window that a checkpoint may ask for; no weight is as long, and writing one would not end."""
 
 CHANGEABLE = ("trainer.", "optimizer.lr", "data.root", "data.workers", "data.max_tokens", "run_dir", "resume", "debug")
 """The keys, or their beginnings, that may differ when a run goes on."""
@@ -141,6 +145,8 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Trained:
     try:
         _check_description(config)
         codec = data.load_codec(path)
+        if codec.spec.get("max_length", 0) > MOST_LENGTH:
+            raise ValueError(f"windows of {codec.spec['max_length']} tokens are more than {MOST_LENGTH:,}")
         with torch.device("meta"), _parameters(2 * len(weights)):  # shapes only: a size costs nothing yet
             expected = assemble(config["model"], config["prior"], codec).state_dict()
         checkpoint.check_weights(path, weights, expected)
@@ -281,8 +287,15 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
+class _RunLog(logging.FileHandler):
+    """A log file that cannot be written ends the training as any other file does, instead of printing a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise  # it is called while the error is handled
+
+
 def _log_to(path: Path) -> None:
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _RunLog(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)
 
@@ -319,6 +332,12 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return {key: value for name, child in node.items() for key, value in _flat(child, f"{prefix}{name}.").items()}
 
 
+def _quiet_thread(failed: threading.ExceptHookArgs) -> None:
+    """Say nothing of a file that a thread could not write: TensorBoard's hands its error on to the training."""
+    if not isinstance(failed.exc_value, OSError):
+        threading.__excepthook__(failed)
+
+
 class _Loader(ConfigLoaderImpl):
     """Hydra's loader of configurations, except that none can make Hydra itself build something by its name.
 
@@ -333,6 +352,10 @@ class _Loader(ConfigLoaderImpl):
         for key, value in allowed.items():
             if OmegaConf.select(config.hydra, key) != value:
                 raise ValueError(f"hydra.{key} cannot be set: Hydra would do what it says without asking seqvae")
+        for key in ("launcher._target_", "sweeper._target_"):
+            plugin = OmegaConf.select(config.hydra, key)
+            if not str(plugin).startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
+                raise ValueError(f"hydra.{key} must be one of Hydra's plugins, got {plugin!r}")
         return config
 
 
@@ -344,6 +367,7 @@ def main(command: list[str] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
+    threading.excepthook = _quiet_thread
     failures: list[Exception] = []
 
     def task(config: DictConfig) -> None:
@@ -359,7 +383,7 @@ def main(command: list[str] | None = None) -> int:
         if any(argument.startswith("--e") for argument in sys.argv[1:]):
             raise ValueError("--experimental-rerun is refused: it would unpickle a file")
         run()
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
         failures.append(error)
     except RecursionError:
         failures.append(ValueError("the configuration is nested too deeply"))
