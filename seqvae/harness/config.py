@@ -5,22 +5,28 @@ import logging
 import os
 import platform
 import sys
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
 import hydra
+import hydra._internal.hydra
 import torch
 from filelock import FileLock, Timeout
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from yaml import YAMLError
 
 import seqvae
 from seqvae import data, models, objectives, priors, schedules
@@ -39,19 +45,38 @@ from seqvae.vae import VAE
 
 log = logging.getLogger(__name__)
 
-FAILURES = (HydraException, OmegaConfBaseException, ValueError, OSError)
+FAILURES = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError)
 """What a user can cause: one line, no traceback."""
 
 LOGGING: dict[str, Any] = {"level": logging.INFO, "format": "%(message)s"}  # to stderr
 
 OPTIMIZERS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
+
+def _public(module: ModuleType) -> dict[str, Any]:
+    """Return a module's public builders by their full names: its own functions and classes, nothing it imports."""
+    builders = {name: getattr(module, name) for name in module.__all__}
+    for name, builder in builders.items():
+        home = getattr(builder, "__module__", "")
+        assert home == module.__name__ or home.startswith(f"{module.__name__}."), (
+            f"{module.__name__}: {name} is not its own"
+        )
+        assert inspect.isclass(builder) or inspect.isfunction(builder), f"{module.__name__}: {name} is no builder"
+    return {f"{module.__name__}.{name}": builder for name, builder in builders.items()}
+
+
 REGISTRY: dict[str, Any] = {
-    f"{module.__name__}.{name}": getattr(module, name)
-    for module in (data, models, objectives, priors, schedules)
-    for name in module.__all__
-} | {f"torch.optim.{optimizer.__name__}": optimizer for optimizer in OPTIMIZERS}
+    **{f"torch.optim.{optimizer.__name__}": optimizer for optimizer in OPTIMIZERS},
+    **{
+        name: builder
+        for module in (data, models, objectives, priors, schedules)
+        for name, builder in _public(module).items()
+    },
+}
 """Every name that a configuration or a checkpoint may build. Nothing is ever imported by a name from outside."""
+
+MOST_LENGTH = 1 << 20
+"""Tokens of a window that a checkpoint may ask for; no weight is as long, and writing one would not end."""
 
 CHANGEABLE = (
     *(
@@ -98,7 +123,10 @@ def build(node: Any, **runtime: Any) -> Any:
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in arguments and name not in runtime:
             raise ValueError(f"{target} needs {name}, which neither the configuration nor the data gives")
-    return builder(**arguments, **runtime)
+    try:
+        return builder(**arguments, **runtime)
+    except (ArithmeticError, AttributeError, MemoryError, TypeError) as error:  # a value of a kind it never thought of
+        raise ValueError(f"{target} cannot be built of these values ({error})") from error
 
 
 def _build_argument(value: Any) -> Any:
@@ -138,15 +166,51 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Trained:
         raise ValueError(f"device {str(device)!r} cannot be used ({str(error).splitlines()[0]})") from None
     path = checkpoint.resolve(str(name))
     config = checkpoint.read_config(path)
+    weights = checkpoint.read_tensors(path, checkpoint.WEIGHTS)
     try:
+        _check_description(config)
         codec = data.load_codec(path)
+        if codec.spec.get("max_length", 0) > MOST_LENGTH:
+            raise ValueError(f"windows of {codec.spec['max_length']} tokens are more than {MOST_LENGTH:,}")
+        with torch.device("meta"), _parameters(2 * len(weights)):  # shapes only: a size costs nothing yet
+            expected = assemble(config["model"], config["prior"], codec).state_dict()
+        checkpoint.check_weights(path, weights, expected)
         vae = assemble(config["model"], config["prior"], codec)
-        vae.load_state_dict(checkpoint.read_tensors(path, "model.safetensors"))
+        vae.load_state_dict(weights)
     except CheckpointError:
         raise
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(path, " ".join(str(error).split())) from error
+    except Exception as error:  # what a hostile file makes a builder raise is no finite list
+        raise CheckpointError(path, " ".join(str(error).split()) or type(error).__name__) from error
     return Trained(vae.eval().to(device), codec, config, path)
+
+
+def _check_description(config: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a checkpoint's config.json says what its users rely on."""
+    for name in ("model", "prior", "data"):
+        if not isinstance(config.get(name), dict):
+            raise ValueError(f"{name} in {checkpoint.CONFIG} must be an object, got {config.get(name)!r}")
+    for name in ("root", "fingerprint"):
+        value = config["data"].get(name)
+        if not isinstance(value, str):
+            raise ValueError(f"data.{name} in {checkpoint.CONFIG} must be a string, got {value!r}")
+
+
+@contextmanager
+def _parameters(most: int) -> Iterator[None]:
+    """Let at most so many parameters be made: a hostile number of layers ends here and not when memory does."""
+    made = 0
+
+    def count(module: Any, name: str, parameter: Any) -> None:
+        nonlocal made
+        made += 1
+        if made > most:
+            raise ValueError(f"the model of {checkpoint.CONFIG} has more parameters than {checkpoint.WEIGHTS}")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def train(config: DictConfig) -> dict[str, float]:
@@ -235,7 +299,7 @@ def _claimed(run_dir: Path, engine: Engine) -> Iterator[None]:
         except Timeout:
             problem = f"run directory {_shown(run_dir)} is being trained in by another process"
         else:
-            log_file = logging.FileHandler(run_dir / "train.log", encoding="utf-8")
+            log_file = _RunLog(run_dir / "train.log", encoding="utf-8")
             log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
             logging.getLogger().addHandler(log_file)
             checkpoint.sweep(run_dir / "checkpoints")
@@ -299,6 +363,13 @@ def _warm_start(vae: VAE, name: str, parts: list[str] | None) -> None:
             )
     vae.load_state_dict(there, strict=False)
     log.info("begins with %s of %s (%d tensors)", ", ".join(chosen), path, len(there))
+
+
+class _RunLog(logging.FileHandler):
+    """A log file that cannot be written ends the training as any other file does, instead of printing a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise  # it is called while the error is handled
 
 
 Changes = dict[str, tuple[Any, Any]]
@@ -416,6 +487,33 @@ def _run_job(config: DictConfig, constant: Collection[str]) -> Outcome:
     return Outcome(job.job.num, run_dir, error)
 
 
+def _quiet_thread(failed: threading.ExceptHookArgs) -> None:
+    """Say nothing of a file that a thread could not write: TensorBoard's hands its error on to the training."""
+    if not isinstance(failed.exc_value, OSError):
+        threading.__excepthook__(failed)
+
+
+class _Loader(ConfigLoaderImpl):
+    """Hydra's loader of configurations, except that none can make Hydra itself build something by its name.
+
+    It would do so before `train` sees the configuration: callbacks and the handlers of a log are such names, and an
+    environment variable can be one to the processes that are started.
+    """
+
+    def load_configuration(self, *args: Any, **kwargs: Any) -> DictConfig:
+        config = super().load_configuration(*args, **kwargs)
+        silent = {"version": 1, "root": None, "disable_existing_loggers": False}
+        allowed = {"callbacks": {}, "job.env_set": {}, "job_logging": silent, "hydra_logging": silent}
+        for key, value in allowed.items():
+            if OmegaConf.select(config.hydra, key) != value:
+                raise ValueError(f"hydra.{key} cannot be set: Hydra would do what it says without asking seqvae")
+        for key in ("launcher._target_", "sweeper._target_"):
+            plugin = OmegaConf.select(config.hydra, key)
+            if not str(plugin).startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
+                raise ValueError(f"hydra.{key} must be one of Hydra's plugins, got {plugin!r}")
+        return config
+
+
 def main(command: list[str] | None = None) -> int:
     """Run `train` under Hydra on sys.argv; return the exit code. What a user got wrong is one line on stderr.
 
@@ -423,6 +521,7 @@ def main(command: list[str] | None = None) -> int:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
     logging.basicConfig(**LOGGING)
+    threading.excepthook = _quiet_thread
     failures: list[str] = []
     constant = _constant(sys.argv[1:])
     with TemporaryDirectory(prefix="seqvae-sweep-") as folder:
@@ -443,7 +542,10 @@ def main(command: list[str] | None = None) -> int:
                 failures.append(str(error))  # Hydra would print a line of its own on the way
 
         run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(task)
+        hydra._internal.hydra.ConfigLoaderImpl = _Loader  # type: ignore[attr-defined]
         try:
+            if any(argument.startswith("--e") for argument in sys.argv[1:]):
+                raise ValueError("--experimental-rerun is refused: it would unpickle a file")
             run()
             jobs = outcomes.read()
             if jobs:
@@ -451,6 +553,8 @@ def main(command: list[str] | None = None) -> int:
             failures += [f"{job.run_dir}: {job.error}" for job in jobs if job.error is not None]
         except FAILURES as error:
             failures.append(str(error))
+        except RecursionError:
+            failures.append("the configuration is nested too deeply")
         except SystemExit as end:
             return int(end.code or 0)
     for failure in failures:
