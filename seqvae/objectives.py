@@ -1,6 +1,7 @@
 """Objectives: values that ask a VAE for the terms they need and return the loss to minimise."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -20,10 +21,19 @@ class Loss(NamedTuple):
     metrics: dict[str, Float[Tensor, ""]]
 
 
+BatchMean = Callable[[Float[Tensor, "batch dims"]], Float[Tensor, " dims"]]
+"""The mean over a batch. What is not linear in it must use the one it is handed, which knows of other processes."""
+
+
+def batch_mean(values: Float[Tensor, "batch dims"]) -> Float[Tensor, " dims"]:
+    """Return the mean over the examples of this batch."""
+    return values.mean(0)
+
+
 class Objective(Protocol):
     """A training's objective. Time reaches it only as `progress`, the share of the training that is done."""
 
-    def __call__(self, vae: VAE, x: Tensor, progress: float) -> Loss:
+    def __call__(self, vae: VAE, x: Tensor, progress: float, mean: BatchMean = batch_mean) -> Loss:
         """Return the loss of a batch and the metrics that belong to it."""
 
 
@@ -58,17 +68,17 @@ class BetaELBO:
         if not callable(self.beta):
             raise ValueError(f"beta must be a schedule, got {self.beta!r}")
 
-    def __call__(self, vae: VAE, x: Tensor, progress: float) -> Loss:
+    def __call__(self, vae: VAE, x: Tensor, progress: float, mean: BatchMean = batch_mean) -> Loss:
         terms = vae.terms(x, self.samples)
         beta = self.beta(progress)
-        loss = -terms.log_likelihood.mean() + beta * self._paid_kl(terms)
+        loss = -terms.log_likelihood.mean() + beta * self._paid_kl(terms, mean)
         return Loss(loss, {**elbo_metrics(terms), "beta": loss.new_tensor(beta)})
 
-    def _paid_kl(self, terms: ELBOTerms) -> Float[Tensor, ""]:
+    def _paid_kl(self, terms: ELBOTerms, mean: BatchMean) -> Float[Tensor, ""]:
         if self.free_nats:
             if terms.kl is None:
                 raise ValueError("free_nats needs a KL for each dimension; this prior has none, use free_nats_total")
-            return terms.kl.mean(0).clamp(min=self.free_nats).sum()
+            return mean(terms.kl).clamp(min=self.free_nats).sum()
         return (
             (terms.total_kl - self.free_nats_total).clamp(min=0.0).mean()
             if self.free_nats_total

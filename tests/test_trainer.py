@@ -15,7 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from seqvae.harness import checkpoint, conf_dir
 from seqvae.harness.config import load, train
-from seqvae.harness.trainer import Trainer, TrainerOptions, TrainingError
+from seqvae.harness.options import TrainerOptions
+from seqvae.harness.trainer import Trainer, TrainingError
 
 TINY = [
     "model.latent_dim=4",
