@@ -3,7 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -123,24 +124,23 @@ class Trainer:
         options, progress = self.options, self.progress
         metrics: dict[str, float] = {}
         start, out_of_time = time.monotonic(), False
-        batches = self._batches()
-        while not self._finished() and not out_of_time:
-            if not progress.validation_due:
-                self.meter.add(self._step(batches))
-                self.profile_step()
-                self._log()
-                last = progress.step >= options.max_steps
-                progress.validation_due = last or progress.step % options.valid_every == 0
-            validated = self._validate() if progress.validation_due else {}
-            metrics = validated or metrics
-            improved = self._judge(validated)
-            signal_number = self._signal()
-            out_of_time = self._out_of_time(start)
-            if validated or signal_number or out_of_time or progress.step % options.save_every == 0:
-                self._save(validated, improved)
-            self.meter.pause()
-            if signal_number:
-                raise Stopped(signal_number, progress.step)
+        with closing(self._batches()) as batches:  # closed here, not when the interpreter ends: it may have workers
+            while not self._finished() and not out_of_time:
+                if not progress.validation_due:
+                    self.meter.add(self._step(batches))
+                    self.profile_step()
+                    self._log()
+                    last = progress.step >= options.max_steps
+                    progress.validation_due = last or progress.step % options.valid_every == 0
+                validated = self._validate() if progress.validation_due else {}
+                metrics = validated or metrics
+                improved = self._judge(validated)
+                out_of_time = self._out_of_time(start)
+                if validated or out_of_time or progress.step % options.save_every == 0 or self._signal():
+                    self._save(validated, improved)
+                    if number := self._signal():  # which may have come while saving
+                        raise Stopped(number, progress.step)
+                self.meter.pause()
         self._say_why_it_ends()
         if self.tracker is not None:
             self.validation.project(self.tracker, progress.step)
@@ -194,7 +194,7 @@ class Trainer:
             if self.tracker is not None:
                 self.tracker.scalars("train", numbers, step)
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Generator[Batch]:
         """Yield this rank's batches from the current position on, for ever."""
         position = self.progress.step * self.options.accumulate
         while True:
