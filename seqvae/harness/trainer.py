@@ -91,7 +91,23 @@ class Trainer:
             Stopped: after a signal, when everything is saved.
             TrainingError: when a step or the weights are not finite, or there is no such metric to monitor.
         """
-        options, is_main = self.options, self.engine.is_main
+        self.set_up(resume)
+        step, is_main = self.progress.step, self.engine.is_main
+        self.tracker = Tracker(self.run_dir / "tensorboard", step) if is_main else None
+        if self.tracker is not None and settings is not None:
+            self.tracker.config(settings, step)
+        profile = profiler(self.run_dir / f"trace-{step:09d}.json", self.options.profile if is_main else 0)
+        self.bar = ProgressBar(self.options.max_steps, step, is_main)
+        try:
+            with StopSignals() as self.signals, self.bar, profile as self.profile_step:
+                return self._loop()
+        finally:
+            if self.tracker is not None:
+                self.tracker.close()
+
+    def set_up(self, resume: Path | None = None) -> None:
+        """Make ready what a step needs, as a start or as `resume` left it."""
+        options = self.options
         self.engine.seed(self.seed)
         self.progress.schedule_steps = options.max_steps
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -107,18 +123,6 @@ class Trainer:
         self.meter = Meter(self.engine)
         if resume is not None:
             self._restore(resume)
-        step = self.progress.step
-        self.tracker = Tracker(self.run_dir / "tensorboard", step) if is_main else None
-        if self.tracker is not None and settings is not None:
-            self.tracker.config(settings, step)
-        profile = profiler(self.run_dir / f"trace-{step:09d}.json", options.profile if is_main else 0)
-        self.bar = ProgressBar(options.max_steps, step, is_main)
-        try:
-            with StopSignals() as self.signals, self.bar, profile as self.profile_step:
-                return self._loop()
-        finally:
-            if self.tracker is not None:
-                self.tracker.close()
 
     def _loop(self) -> dict[str, float]:
         options, progress = self.options, self.progress
