@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from seqvae.harness import validation
 
 
 def _context() -> ForkServerContext:
@@ -24,6 +25,7 @@ def _context() -> ForkServerContext:
 def _child(environment: dict[str, str], output: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
+    validation.PREVIEWS = 1  # as tests/conftest.py has it
     multiprocessing.set_start_method("fork", force=True)  # or loader workers would start by a server of their own
     with output.open("a", encoding="utf-8") as file:
         for stream in (1, 2):
@@ -73,9 +75,3 @@ def together(
         for process in ranks:
             if process.is_alive():
                 process.kill()
-
-
-def signal_myself(number: int) -> None:
-    """Send this process a signal, and wait until Python has run its handler."""
-    os.kill(os.getpid(), number)
-    signal.sigpending()
