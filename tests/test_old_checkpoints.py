@@ -1,4 +1,4 @@
-"""Checkpoints that were written once and must load for ever: the answers that they gave then are written beside them."""
+"""Checkpoints that were written once and must load for ever: the answers they gave then stand beside them."""
 
 import json
 import shutil

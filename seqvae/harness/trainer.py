@@ -3,7 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -90,7 +91,23 @@ class Trainer:
             Stopped: after a signal, when everything is saved.
             TrainingError: when a step or the weights are not finite, or there is no such metric to monitor.
         """
-        options, is_main = self.options, self.engine.is_main
+        self.set_up(resume)
+        step, is_main = self.progress.step, self.engine.is_main
+        self.tracker = Tracker(self.run_dir / "tensorboard", step) if is_main else None
+        if self.tracker is not None and settings is not None:
+            self.tracker.config(settings, step)
+        profile = profiler(self.run_dir / f"trace-{step:09d}.json", self.options.profile if is_main else 0)
+        self.bar = ProgressBar(self.options.max_steps, step, is_main)
+        try:
+            with StopSignals() as self.signals, self.bar, profile as self.profile_step:
+                return self._loop()
+        finally:
+            if self.tracker is not None:
+                self.tracker.close()
+
+    def set_up(self, resume: Path | None = None) -> None:
+        """Make ready what a step needs, as a start or as `resume` left it."""
+        options = self.options
         self.engine.seed(self.seed)
         self.progress.schedule_steps = options.max_steps
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -106,41 +123,28 @@ class Trainer:
         self.meter = Meter(self.engine)
         if resume is not None:
             self._restore(resume)
-        step = self.progress.step
-        self.tracker = Tracker(self.run_dir / "tensorboard", step) if is_main else None
-        if self.tracker is not None and settings is not None:
-            self.tracker.config(settings, step)
-        profile = profiler(self.run_dir / f"trace-{step:09d}.json", options.profile if is_main else 0)
-        self.bar = ProgressBar(options.max_steps, step, is_main)
-        try:
-            with StopSignals() as self.signals, self.bar, profile as self.profile_step:
-                return self._loop()
-        finally:
-            if self.tracker is not None:
-                self.tracker.close()
 
     def _loop(self) -> dict[str, float]:
         options, progress = self.options, self.progress
         metrics: dict[str, float] = {}
         start, out_of_time = time.monotonic(), False
-        batches = self._batches()
-        while not self._finished() and not out_of_time:
-            if not progress.validation_due:
-                self.meter.add(self._step(batches))
-                self.profile_step()
-                self._log()
-                last = progress.step >= options.max_steps
-                progress.validation_due = last or progress.step % options.valid_every == 0
-            validated = self._validate() if progress.validation_due else {}
-            metrics = validated or metrics
-            improved = self._judge(validated)
-            signal_number = self._signal()
-            out_of_time = self._out_of_time(start)
-            if validated or signal_number or out_of_time or progress.step % options.save_every == 0:
-                self._save(validated, improved)
-            self.meter.pause()
-            if signal_number:
-                raise Stopped(signal_number, progress.step)
+        with closing(self._batches()) as batches:  # closed here, not when the interpreter ends: it may have workers
+            while not self._finished() and not out_of_time:
+                if not progress.validation_due:
+                    self.meter.add(self._step(batches))
+                    self.profile_step()
+                    self._log()
+                    last = progress.step >= options.max_steps
+                    progress.validation_due = last or progress.step % options.valid_every == 0
+                validated = self._validate() if progress.validation_due else {}
+                metrics = validated or metrics
+                improved = self._judge(validated)
+                out_of_time = self._out_of_time(start)
+                if validated or out_of_time or progress.step % options.save_every == 0 or self._signal():
+                    self._save(validated, improved)
+                    if number := self._signal():  # which may have come while saving
+                        raise Stopped(number, progress.step)
+                self.meter.pause()
         self._say_why_it_ends()
         if self.tracker is not None:
             self.validation.project(self.tracker, progress.step)
@@ -194,7 +198,7 @@ class Trainer:
             if self.tracker is not None:
                 self.tracker.scalars("train", numbers, step)
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Generator[Batch]:
         """Yield this rank's batches from the current position on, for ever."""
         position = self.progress.step * self.options.accumulate
         while True:

@@ -1,4 +1,4 @@
-"""Real processes that start quickly, together, and die where they are told to: forked from a server with torch loaded."""
+"""Real processes that start quickly and die where they are told to: forked from a server with torch loaded."""
 
 import multiprocessing
 import os
@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from seqvae.harness import validation
-
 
 WRITES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "shutil.rmtree"}
 
