@@ -64,7 +64,7 @@ REGISTRY: dict[str, Any] = {
 """Every name that a configuration or a checkpoint may build. Nothing is ever imported by a name from outside."""
 
 MOST_LENGTH = 1 << 20
-"""Tokens of a window that a checkpoint may ask for; no weight is as long, and writing one would not end."""
+"""Tokens of a window that a checkpoint may ask for: no weight tells how many, and sampling too many would not end."""
 
 CHANGEABLE = ("trainer.", "optimizer.lr", "data.root", "data.workers", "data.max_tokens", "run_dir", "resume", "debug")
 """The keys, or their beginnings, that may differ when a run goes on."""
@@ -367,7 +367,6 @@ def main(command: list[str] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
-    threading.excepthook = _quiet_thread
     failures: list[Exception] = []
 
     def task(config: DictConfig) -> None:
@@ -379,6 +378,7 @@ def main(command: list[str] | None = None) -> int:
 
     run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(task)
     hydra._internal.hydra.ConfigLoaderImpl = _Loader  # type: ignore[attr-defined]
+    excepthook, threading.excepthook = threading.excepthook, _quiet_thread
     try:
         if any(argument.startswith("--e") for argument in sys.argv[1:]):
             raise ValueError("--experimental-rerun is refused: it would unpickle a file")
@@ -387,6 +387,8 @@ def main(command: list[str] | None = None) -> int:
         failures.append(error)
     except RecursionError:
         failures.append(ValueError("the configuration is nested too deeply"))
+    finally:
+        threading.excepthook = excepthook
     for failure in failures:
         print(f"seqvae train: {' '.join(str(failure).split())}", file=sys.stderr)
     return 2 if failures else 0
