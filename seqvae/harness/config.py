@@ -63,9 +63,6 @@ REGISTRY: dict[str, Any] = {
 }
 """Every name that a configuration or a checkpoint may build. Nothing is ever imported by a name from outside."""
 
-MOST_LENGTH = 1 << 20
-"""Tokens of a window that a checkpoint may ask for: no weight tells how many, and sampling too many would not end."""
-
 CHANGEABLE = ("trainer.", "optimizer.lr", "data.root", "data.workers", "data.max_tokens", "run_dir", "resume", "debug")
 """The keys, or their beginnings, that may differ when a run goes on."""
 
@@ -116,6 +113,10 @@ def assemble(model: Mapping[str, Any], prior: Mapping[str, Any], codec: Codec[An
     """Return a VAE for the codec's windows, freshly initialised."""
     encoder, decoder = build(model, **codec.spec)
     return VAE(encoder, decoder, build(prior, latent_dim=encoder.latent_dim))
+
+
+MOST_LENGTH = 1 << 20
+"""Tokens of a window that a checkpoint may ask for: no weight tells how many, and sampling too many would not end."""
 
 
 @dataclass(frozen=True)
