@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from seqvae.cli import main
@@ -16,9 +17,9 @@ from seqvae.data import load_codec
 from seqvae.data.dataset import sha256
 from seqvae.harness import checkpoint
 from seqvae.harness.checkpoint import REQUIRED, CheckpointError, TrainingState, resolve, save_checkpoint
-from seqvae.harness.config import load
+from seqvae.harness.config import load, train
 from tests.helpers.damage import DAMAGE, MANIFEST, files, flip_bit, restore, rewrite
-from tests.helpers.worlds import Run, configuration, train
+from tests.helpers.worlds import Run, configuration
 
 NAMES = sorted({*REQUIRED, MANIFEST, "tokenizer.model"})  # a text checkpoint's files
 
@@ -96,7 +97,7 @@ def test_a_damaged_file_is_named_in_every_modality(damage: str, run: Run, tmp_pa
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("which", ["", "@best", "@last"])
+@pytest.mark.parametrize("which", ["", "@last"])
 def test_a_run_falls_back_to_the_checkpoint_before_a_damaged_one_with_a_warning(
     which: str, name: str, damage: str, copied: Path, newest: Path, older: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -134,13 +135,11 @@ def uncaught_flips(sound: Path, path: Path, most: int) -> tuple[int, list[tuple[
     return tried, missed
 
 
-def test_no_flipped_bit_goes_unnoticed(
-    run: Run, tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+def test_no_flipped_bit_goes_unnoticed(run: Run, tmp_path: Path) -> None:
     sound = run.path / "checkpoints" / "step-000000004"
     path = Path(shutil.copytree(sound, tmp_path / "copy"))
     tried, missed = uncaught_flips(sound, path, most=150)
-    record_property("flips", tried)
+    print(f"{tried} flips")
     assert missed == []
     assert tried >= 150 * len(REQUIRED)
 
@@ -155,16 +154,14 @@ def test_a_flip_would_go_unnoticed_without_the_digests(
 
 
 @pytest.mark.slow
-def test_no_flipped_bit_of_a_small_file_goes_unnoticed(
-    newest: Path, tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+def test_no_flipped_bit_of_a_small_file_goes_unnoticed(newest: Path, tmp_path: Path) -> None:
     (newest / "tokenizer.model").write_bytes(b"short")  # it is read by nothing here, and would only cost time
     manifest = json.loads((newest / MANIFEST).read_text(encoding="utf-8"))
     manifest["tokenizer.model"] = sha256(newest / "tokenizer.model")
     (newest / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     path = Path(shutil.copytree(newest, tmp_path / "copy"))
     tried, missed = uncaught_flips(newest, path, most=8 * 700)
-    record_property("flips", tried)
+    print(f"{tried} flips")
     assert missed == []
     assert tried > 8 * sum((newest / name).stat().st_size for name in (MANIFEST, "codec.json", "training.json"))
 
@@ -274,14 +271,14 @@ def test_a_folder_whose_name_has_an_at_sign_can_be_named(copied: Path, newest: P
 def test_a_save_that_fails_in_the_middle_leaves_nothing(
     failing: int, newest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = checkpoint.save_file, 0
+    calls = 0
 
     def save_file(*arguments: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == failing:
             raise OSError(28, "No space left on device")
-        original(*arguments)
+        safetensors.torch.save_file(*arguments)
 
     monkeypatch.setattr(checkpoint, "save_file", save_file)
     root = tmp_path / "checkpoints"

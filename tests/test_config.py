@@ -131,7 +131,7 @@ def check(value: Any, path: Path) -> None:
     assert value["_target_"] in REGISTRY, path
     parameters = inspect.signature(REGISTRY[value["_target_"]]).parameters
     unknown = value.keys() - parameters.keys() - {"_target_", "defaults"}
-    assert not unknown, f"{path}: {node['_target_']} has no {unknown}"
+    assert not unknown, f"{path}: {value['_target_']} has no {unknown}"
     for part in value.values():
         check(part, path)
 

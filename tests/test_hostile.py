@@ -253,7 +253,10 @@ EDITS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     "int64": (lambda tensors: tensors.update({NAME: tensors[NAME].long()}), rf"{NAME} .* torch.int64, .* floating"),
     "uint8": (lambda tensors: tensors.update({NAME: tensors[NAME].byte()}), rf"{NAME} .* torch.uint8"),
     "bool": (lambda tensors: tensors.update({NAME: tensors[NAME].bool()}), rf"{NAME} .* torch.bool"),
-    "complex": (lambda tensors: tensors.update({NAME: tensors[NAME].cfloat()}), rf"{NAME} .* torch.complex64"),
+    "complex": (
+        lambda tensors: tensors.update({NAME: tensors[NAME].to(torch.complex64)}),
+        rf"{NAME} .* torch.complex64",
+    ),
     "nan": (lambda tensors: tensors[NAME].__setitem__(0, math.nan), f"{NAME} .* is not finite"),
     "inf": (lambda tensors: tensors[NAME].__setitem__(-1, math.inf), f"{NAME} .* is not finite"),
     "-inf": (lambda tensors: tensors[NAME].__setitem__(1, -math.inf), f"{NAME} .* is not finite"),
@@ -360,14 +363,20 @@ def test_a_huge_manifest_is_refused(path: Path) -> None:
     assert time.monotonic() - start < 5
 
 
-OTHER = [
+OTHER: list[Any] = [
     None, True, False, 0, -1, 1, 2**53, 10**30, 1.5, -0.5, math.nan, math.inf, -math.inf,
     "", "text", "../../etc/passwd", "\x00", "\x1b[2J", [], [[]], ["x"], {}, {"x": {}}, {"_target_": "os.system"},
 ]  # fmt: skip
 
 
 def mutations(content: Any) -> list[tuple[tuple[Any, ...], Any]]:
-    return [(where, value) for where in nodes(content) for value in OTHER]
+    """Return places and what to put there; a few values will do within what is only ever shown."""
+    shown = {"versions", "metrics", "objective"}
+    return [
+        (where, value)
+        for where in nodes(content)
+        for value in (OTHER[::7] if len(where) > 1 and where[0] in shown else OTHER)
+    ]
 
 
 @pytest.mark.slow
@@ -378,7 +387,6 @@ def test_no_value_of_another_type_leaves_load_as_anything_but_one_error(
     tmp_path: Path,
     capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
-    record_property: Callable[[str, object], None],
 ) -> None:
     path = copied(run, tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -399,13 +407,13 @@ def test_no_value_of_another_type_leaves_load_as_anything_but_one_error(
             for command in (["info", str(path)], ["info", str(path), "--json"], *more):
                 assert main(command) in (0, 2)
                 capsys.readouterr()
-    record_property("mutations", tried)
+    print(f"{tried} mutations")
     assert tried >= 2 * len(OTHER)
     assert name == "codec.json" or 0 < loaded < tried
 
 
 def test_no_value_of_another_type_in_the_training_state_leaves_a_training_as_anything_but_one_error(
-    get_run: GetRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+    get_run: GetRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = copied(get_run("text"), tmp_path)
     content = json.loads((path / "training.json").read_text(encoding="utf-8"))
@@ -420,7 +428,7 @@ def test_no_value_of_another_type_in_the_training_state_leaves_a_training_as_any
         except CheckpointError:
             continue
         taken.add((where, type(values[where[0]])))
-    record_property("mutations", tried)
+    print(f"{tried} mutations")
     assert (("step",), int) in taken
     assert {kind for where, kind in taken if where[0] in ("step", "schedule_steps", "world_size")} == {int}
     assert {kind for where, kind in taken if where == ("best_score",)} <= {int, float, type(None)}

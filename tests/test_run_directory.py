@@ -80,7 +80,7 @@ def run_apart(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["4k", "8k", "120k", "300k"])
+@pytest.mark.parametrize("size", ["4k", "8k", "300k"])
 def test_a_full_disk_ends_a_training_with_one_line_and_leaves_the_checkpoints_before(
     size: str, get_world: GetWorld, tmpfs: Callable[[str], Path]
 ) -> None:

@@ -13,7 +13,7 @@ __all__ = ["MelodyTokenizer", "PixelCodec", "SentencePieceTokenizer"]
 
 def load_codec(directory: Path) -> Codec[Any]:
     """Return the codec saved in a directory. Raises ValueError when its files are damaged or none of ours."""
-    codecs: dict[Any, type[Codec[Any]]] = {
+    codecs: dict[str, type[Codec[Any]]] = {
         codec.__name__: codec for codec in (MelodyTokenizer, PixelCodec, SentencePieceTokenizer)
     }
     saved = read_json(directory / CODEC_FILE)

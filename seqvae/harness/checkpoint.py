@@ -83,10 +83,7 @@ def save_checkpoint(
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-    except (
-        OSError,
-        SafetensorError,
-    ) as error:  # a full disk is a SafetensorError in one file and an OSError in another
+    except (OSError, SafetensorError) as error:  # a full disk is the one or the other, by the file that meets it
         raise OSError(f"checkpoint {target} cannot be written ({error}); those before it stand") from error
     return target
 

@@ -75,9 +75,6 @@ REGISTRY: dict[str, Any] = {
 }
 """Every name that a configuration or a checkpoint may build. Nothing is ever imported by a name from outside."""
 
-MOST_LENGTH = 1 << 20
-"""Tokens of a window that a checkpoint may ask for; no weight is as long, and writing one would not end."""
-
 CHANGEABLE = (
     *(
         f"trainer.{name}"
@@ -141,6 +138,10 @@ def assemble(model: Mapping[str, Any], prior: Mapping[str, Any], codec: Codec[An
     """Return a VAE for the codec's windows, freshly initialised."""
     encoder, decoder = build(model, **codec.spec)
     return VAE(encoder, decoder, build(prior, latent_dim=encoder.latent_dim))
+
+
+MOST_LENGTH = 1 << 20
+"""Tokens of a window that a checkpoint may ask for: no weight tells how many, and sampling too many would not end."""
 
 
 @dataclass(frozen=True)
@@ -521,7 +522,7 @@ def main(command: list[str] | None = None) -> int:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
     logging.basicConfig(**LOGGING)
-    threading.excepthook = _quiet_thread
+    excepthook, threading.excepthook = threading.excepthook, _quiet_thread
     failures: list[str] = []
     constant = _constant(sys.argv[1:])
     with TemporaryDirectory(prefix="seqvae-sweep-") as folder:
@@ -557,6 +558,8 @@ def main(command: list[str] | None = None) -> int:
             failures.append("the configuration is nested too deeply")
         except SystemExit as end:
             return int(end.code or 0)
+        finally:
+            threading.excepthook = excepthook
     for failure in failures:
         print(f"seqvae train: {' '.join(failure.split())}", file=sys.stderr)
     return 2 if failures else 0

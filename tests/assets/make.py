@@ -28,7 +28,7 @@ OVERRIDES = {
     "text": ("latent_dim=2", "embedding_dim=4", "encoder_hidden_dim=4", "hidden_dim=6", "tie_embeddings=true"),
     "fashion": ("latent_dim=2", "width=2", "stages=2", "features=4"),
 }
-TRAINING = ("trainer.max_steps=400", "trainer.valid_every=400", "trainer.save_every=400", "optimizer.lr=0.05")
+TRAINING = ("trainer.max_steps=800", "trainer.valid_every=800", "trainer.save_every=800", "optimizer.lr=0.03")
 FREE = ("objective.beta.start=0", "objective.beta.end=0", "objective.free_nats=0")  # so that z tells windows apart
 
 
@@ -42,15 +42,18 @@ def small_text_world(folder: Path) -> World:
 
 
 def answers(trained: Trained, windows: list[Tensor]) -> dict[str, list[object]]:
-    """Return what a checkpoint answers for windows: posterior means, log p(x|z) there, and the most likely x."""
-    means, log_likelihoods, greedy = [], [], []
+    """Return what a checkpoint answers for windows: posteriors, log p(x|z) and the most likely x at their means."""
+    rows = []
     with torch.no_grad():
         for window in windows:
-            mean = trained.vae.encoder(window[None]).mean
-            means.append(mean[0].tolist())
-            log_likelihoods.append(trained.vae.decoder.log_prob(window[None], mean).item())
-            greedy.append(trained.vae.decoder.sample(mean)[0].tolist())
-    return {"means": means, "log_likelihoods": log_likelihoods, "greedy": greedy}
+            posterior = trained.vae.encoder(window[None])
+            log_likelihood = trained.vae.decoder.log_prob(window[None], posterior.mean)
+            greedy = trained.vae.decoder.sample(posterior.mean)
+            rows.append(
+                [tensor[0].tolist() for tensor in (posterior.mean, posterior.log_variance, log_likelihood, greedy)]
+            )
+    names = ("means", "log_variances", "log_likelihoods", "greedy")
+    return {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
 
 
 def slim(path: Path, name: str) -> None:

@@ -60,7 +60,7 @@ def _rename(path: Path) -> None:
 
 def _link(path: Path) -> None:
     """Put a link in the place of a file, to a copy of it elsewhere."""
-    elsewhere = path.parent.parent / f"{path.parent.name}-{path.name}"
+    elsewhere = path.parent.parent / f"elsewhere-{path.name}"
     path.rename(elsewhere)
     path.symlink_to(elsewhere)
 
