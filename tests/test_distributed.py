@@ -21,7 +21,7 @@ from torch import Tensor
 import train as entry
 from seqvae.data.batching import BatchOrder
 from seqvae.gaussian import DiagonalGaussian
-from seqvae.harness import config as harness_config
+from seqvae.harness import run as harness_run
 from seqvae.harness import engine as harness_engine
 from seqvae.harness.engine import Engine
 from seqvae.harness.trainer import Trainer
@@ -59,7 +59,7 @@ def exact(command: list[str], one_for_two: bool = False, own_means: bool = False
     with ExitStack() as patches:
         patches.enter_context(mock.patch.object(DiagonalGaussian, "rsample", noise_of_the_example))
         if one_for_two:
-            patches.enter_context(mock.patch.object(harness_config, "BatchOrder", OneProcessForTwo))
+            patches.enter_context(mock.patch.object(harness_run, "BatchOrder", OneProcessForTwo))
         if own_means:
             patches.enter_context(mock.patch.object(Engine, "batch_mean", return_value=batch_mean))
         run_training(command)
