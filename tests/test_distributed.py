@@ -21,8 +21,8 @@ from torch import Tensor
 import train as entry
 from seqvae.data.batching import BatchOrder
 from seqvae.gaussian import DiagonalGaussian
-from seqvae.harness import run as harness_run
 from seqvae.harness import engine as harness_engine
+from seqvae.harness import run as harness_run
 from seqvae.harness.engine import Engine
 from seqvae.harness.trainer import Trainer
 from seqvae.objectives import batch_mean

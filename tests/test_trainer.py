@@ -19,9 +19,9 @@ from seqvae.data.batching import valid_loader
 from seqvae.data.dataset import WindowDataset
 from seqvae.harness import checkpoint, conf_dir
 from seqvae.harness.config import load
-from seqvae.harness.run import train
 from seqvae.harness.engine import PRECISIONS, Engine
 from seqvae.harness.options import TrainerOptions, trainer_options
+from seqvae.harness.run import train
 from seqvae.harness.trainer import Trainer, TrainingError, TrainingStep
 from seqvae.harness.validation import Validation
 from seqvae.objectives import Loss
