@@ -267,3 +267,11 @@ def test_the_documented_commands_train_with_two_processes(launcher: str, get_wor
     assert finished.returncode == 0, finished.stderr
     assert json.loads((step_path(tmp_path / "run", 4) / "training.json").read_text())["world_size"] == 2
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
+def test_more_processes_than_gpus_train_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert Engine(devices=2).device.type == "cpu"
+    assert "2 processes on this machine and 1 GPU: they train on the CPU" in caplog.text
