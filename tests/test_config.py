@@ -13,7 +13,7 @@ from seqvae.harness import conf_dir
 from seqvae.harness.config import REGISTRY, build
 
 CONF = conf_dir()
-GROUPS = ("model", "prior", "objective", "schedule", "optimizer")
+GROUPS = ("model", "likelihood", "prior", "objective", "schedule", "optimizer")
 NODES = sorted(path for group in GROUPS for path in (CONF / group).rglob("*.yaml"))
 LINEAR = "seqvae.schedules.Linear"
 OBJECTIVE = "seqvae.objectives.BetaELBO"

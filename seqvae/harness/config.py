@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import seqvae
@@ -64,14 +64,8 @@ def build(node: Any, **runtime: Any) -> Any:
         ValueError: for a name outside the registry, an argument the builder does not have or lacks, or a value it
             refuses; the message says which.
     """
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        raise ValueError(f"expected a mapping with a _target_, got {node!r}")
-    target = node["_target_"]
-    if not isinstance(target, str) or target not in REGISTRY:
-        raise ValueError(f"_target_ {target!r} cannot be built; it must be one of {', '.join(sorted(REGISTRY))}")
-    builder = REGISTRY[target]
+    parameters, target = _parameters(node), node["_target_"]
     arguments = {name: _build_argument(value) for name, value in node.items() if name != "_target_"}
-    parameters = inspect.signature(builder).parameters
     for name in arguments:
         if name not in parameters or name.startswith("_"):
             raise ValueError(f"{target} has no argument {name!r}; it has: {', '.join(parameters)}")
@@ -83,7 +77,17 @@ def build(node: Any, **runtime: Any) -> Any:
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in arguments and name not in runtime:
             raise ValueError(f"{target} needs {name}, which neither the configuration nor the data gives")
-    return builder(**arguments, **runtime)
+    return REGISTRY[target](**arguments, **runtime)
+
+
+def _parameters(node: Any) -> Mapping[str, inspect.Parameter]:
+    """Return what the builder that a node names takes. Raises ValueError where it names none."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ValueError(f"expected a mapping with a _target_, got {node!r}")
+    target = node["_target_"]
+    if not isinstance(target, str) or target not in REGISTRY:
+        raise ValueError(f"_target_ {target!r} cannot be built; it must be one of {', '.join(sorted(REGISTRY))}")
+    return inspect.signature(REGISTRY[target]).parameters
 
 
 def _build_argument(value: Any) -> Any:
@@ -95,9 +99,11 @@ def _build_argument(value: Any) -> Any:
 
 
 def assemble(model: Mapping[str, Any], prior: Mapping[str, Any], codec: Codec[Any]) -> VAE:
-    """Return a VAE for the codec's windows, freshly initialised."""
+    """Return a VAE for the codec's windows, freshly initialised; a prior gets those facts of the data that it takes."""
     encoder, decoder = build(model, **codec.spec)
-    return VAE(encoder, decoder, build(prior, latent_dim=encoder.latent_dim))
+    taken = _parameters(prior)
+    facts = {name: fact for name, fact in codec.spec.items() if name in taken}
+    return VAE(encoder, decoder, build(prior, latent_dim=encoder.latent_dim, **facts))
 
 
 @dataclass(frozen=True)
@@ -285,6 +291,33 @@ def _constant(arguments: Sequence[str]) -> set[str]:
     return constant
 
 
+def _leave_out_leftovers(config: DictConfig) -> None:
+    """Leave out what an experiment says of a part that the command line exchanged for one without such an argument.
+
+    `experiment=fashion objective=autoencoder` is not to fail at the experiment's beta. What a person typed stays.
+    """
+    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    typed = [override.key_or_group for override in overrides]
+
+    def prune(node: Any, path: str) -> None:
+        if not isinstance(node, DictConfig) or node.get("_target_") not in REGISTRY:
+            return
+        parameters = _parameters(node)
+        for name in [str(name) for name in node if name != "_target_"]:
+            key = f"{path}.{name}"
+            if name in parameters:
+                prune(OmegaConf.select(node, name), key)
+            elif not any(f"{other}.".startswith(f"{key}.") for other in typed):
+                log.info("%s is left out: %s has no such argument", key, node["_target_"])
+                del node[name]
+
+    with open_dict(config):
+        for override in overrides:
+            if (conf_dir() / override.key_or_group).is_dir():
+                path = override.package or override.key_or_group
+                prune(OmegaConf.select(config, path), path)
+
+
 def _run_job(config: DictConfig, constant: Collection[str]) -> Outcome:
     """Train one job of a sweep. Whatever becomes of it, the next one may be right: nothing is raised."""
     job, error = HydraConfig.get(), None
@@ -319,6 +352,7 @@ def main(command: list[str] | None = None) -> int:
         def task(config: DictConfig) -> None:  # in a sweep it may run in another process, and then with a copy of this
             logging.basicConfig(**LOGGING)
             sys.argv = command or sys.argv
+            _leave_out_leftovers(config)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 outcomes.add(_run_job(config, constant))
                 return

@@ -285,6 +285,8 @@ class Trainer:
             tensors |= {f"rng.cuda.{rank}": state for rank, state in enumerate(cuda)}
             for index, state in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+            if isinstance(self.objective, nn.Module):  # what a controller has come to
+                tensors |= {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
             values = {
                 "step": self.step,
                 "schedule_steps": self.schedule_steps,
@@ -332,6 +334,9 @@ class Trainer:
                     _, index, key = name.split(".")
                     moments.setdefault(int(index), {})[key] = tensor
             self.optimizer.load_state_dict({**optimizer, "state": moments})
+            if isinstance(self.objective, nn.Module):
+                below = {name: value for name, value in state.tensors.items() if name.startswith("objective.")}
+                self.objective.load_state_dict({name.removeprefix("objective."): below[name] for name in below})
             self.step = state.values["step"]
             self.schedule_steps = state.values["schedule_steps"]
             best = state.values["best_score"]
