@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from seqvae.data.preparation import refuse_existing
+from seqvae.data.preparation import hold, refuse_existing
 from seqvae.data.text import prepare_text
 
 MODULE = "plain_text_readers_bible.py"  # running text, without numbers of verses
@@ -99,11 +99,12 @@ def main(argv: list[str] | None = None) -> int:
         refuse_existing(options.root)
         lines = list(sentences(find_text()))
         source = options.root / "source" / "sentences.txt"
-        source.parent.mkdir(parents=True, exist_ok=True)
-        source.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        report = prepare_text(
-            source, options.root, vocab_size=options.vocab_size, max_length=options.max_length, seed=options.seed
-        )
+        with hold(options.root):
+            source.parent.mkdir(exist_ok=True)
+            source.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            report = prepare_text(
+                source, options.root, vocab_size=options.vocab_size, max_length=options.max_length, seed=options.seed
+            )
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

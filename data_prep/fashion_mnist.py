@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqvae.data.image import prepare_arrays
-from seqvae.data.preparation import refuse_existing
+from seqvae.data.preparation import hold, refuse_existing
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
@@ -85,19 +85,20 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         refuse_existing(options.root)
-        folder = find_source(options.root / "source", options.source, options.url)
-        pictures, labels, test_pictures, test_labels = (read_idx(folder / name, FILES[name]) for name in FILES)
-        order = np.random.default_rng(options.seed).permutation(len(pictures))
-        report = prepare_arrays(
-            np.concatenate([pictures[order], test_pictures])[..., None],
-            ["train"] * (len(order) - VALID) + ["valid"] * VALID + ["test"] * len(test_pictures),
-            options.root,
-            labels=np.concatenate([labels[order], test_labels]).tolist(),
-            names=[f"train:{place}" for place in order] + [f"t10k:{place}" for place in range(len(test_pictures))],
-            label_names=LABELS,
-            binarize=True,
-            seed=options.seed,
-        )
+        with hold(options.root):
+            folder = find_source(options.root / "source", options.source, options.url)
+            pictures, labels, test_pictures, test_labels = (read_idx(folder / name, FILES[name]) for name in FILES)
+            order = np.random.default_rng(options.seed).permutation(len(pictures))
+            report = prepare_arrays(
+                np.concatenate([pictures[order], test_pictures])[..., None],
+                ["train"] * (len(order) - VALID) + ["valid"] * VALID + ["test"] * len(test_pictures),
+                options.root,
+                labels=np.concatenate([labels[order], test_labels]).tolist(),
+                names=[f"train:{place}" for place in order] + [f"t10k:{place}" for place in range(len(test_pictures))],
+                label_names=LABELS,
+                binarize=True,
+                seed=options.seed,
+            )
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from seqvae.data.dataset import sha256
 from seqvae.data.midi import prepare_midi
-from seqvae.data.preparation import Rejected, refuse_existing
+from seqvae.data.preparation import Rejected, hold, refuse_existing
 
 BOOKS = ("airdsAirs", "oneills1850", "ryansMammoth")
 WHEEL = "music21-10.5.1-py3-none-any.whl"
@@ -193,17 +193,17 @@ def main(argv: list[str] | None = None) -> int:
     root: Path = options.root
     try:
         refuse_existing(root)
-        rejected = write_tunes(root / "midi", root / "download", symusic)
-        engine = "sequential" if options.jobs == 1 else "loky"
-        report = prepare_midi(
-            root / "midi",
-            root,
-            bars=options.bars,
-            seed=options.seed,
-            engine=engine,
-            jobs=options.jobs,
-            earlier=rejected,
-        )
+        with hold(root):
+            rejected = write_tunes(root / "midi", root / "download", symusic)
+            report = prepare_midi(
+                root / "midi",
+                root,
+                bars=options.bars,
+                seed=options.seed,
+                engine="sequential" if options.jobs == 1 else "loky",
+                jobs=options.jobs,
+                earlier=rejected,
+            )
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from seqvae.harness import validation
 from tests.helpers.worlds import WORLDS, Run, World, train_tiny
 
 torch.set_num_threads(1)
+
+validation.PREVIEWS = 1  # a preview is mostly sound, and sound is slow
 
 GetWorld = Callable[[str], World]
 GetRun = Callable[[str], Run]

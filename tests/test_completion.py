@@ -97,7 +97,13 @@ def test_every_key_that_is_offered_is_one_that_hydra_knows() -> None:
                 yield candidate.removesuffix("=")
 
     config = configuration(["model=lstm", "schedule@objective.beta=linear", "schedule@learning_rate=linear"])
-    other = ("objective.beta.", "learning_rate.", "data.view.", "data.max_tokens")  # of other files of their groups
+    other = (
+        "objective.beta.",
+        "objective.capacity.",
+        "learning_rate.",
+        "data.view.",
+        "data.max_tokens",
+    )  # of other files of their groups
     known = [key for key in set(leaves("")) if not key.startswith(other)]
     assert len(known) > 40
     for key in known:

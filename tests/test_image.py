@@ -1,10 +1,15 @@
 """Pictures to pixels and back; whatever people call a picture is read as the eye sees it, or refused with a reason."""
 
 import json
+import os
 import pickle
+import random
+import resource
 import struct
+import sys
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,7 @@ from PIL import Image
 from seqvae.data import load_codec
 from seqvae.data.dataset import SPLITS, WindowDataset, read_manifest
 from seqvae.data.image import PixelCodec, parse_size, prepare_arrays, prepare_image, read_picture, write_png
+from tests.helpers.processes import exit_code
 
 Pixels = NDArray[np.uint8]
 
@@ -42,7 +48,9 @@ def test_a_picture_of_the_right_size_comes_back_from_its_window(
     shape: tuple[int, int, int], binarize: bool, seed: int
 ) -> None:
     codec = PixelCodec(shape, binarize)
-    item = noise(shape[1], shape[2], shape[0], seed=seed) | 2  # no value below 2: see the test of `intensities`
+    item = noise(shape[1], shape[2], shape[0], seed=seed) | np.uint8(
+        2
+    )  # no value below 2: see the test of `intensities`
     (window,) = codec.windows(item)
     assert (tuple(window.shape), window.dtype) == (shape, torch.uint8)
     assert np.array_equal(codec.join([window]), item)
@@ -66,7 +74,7 @@ def test_the_binary_view_has_the_grey_value_as_its_mean() -> None:
     rng = np.random.default_rng(0)
     drawn = torch.stack([codec.view(window, rng) for _ in range(4000)])
     assert drawn.dtype == torch.uint8
-    assert set(drawn.unique().tolist()) == {0, 1}
+    assert set(drawn.ravel().tolist()) == {0, 1}
     mean = drawn.float().mean(0)
     assert mean[0, 0].tolist() == [0, 1]  # black and white are certain
     assert mean[0, 1].tolist() == pytest.approx([0.2, 0.8], abs=5 * (0.16 / 4000) ** 0.5)
@@ -304,6 +312,165 @@ def test_a_hostile_file_is_one_error_with_its_name_and_the_reason(tmp_path: Path
         read_picture(tmp_path)
 
 
+def test_what_a_file_is_counts_not_its_ending(tmp_path: Path) -> None:
+    picture = noise(6, 5, 3)
+    path = save(tmp_path / "a.bmp", picture).rename(tmp_path / "a.jpg")
+    assert np.array_equal(read_picture(path), picture)
+
+
+def test_a_format_that_would_start_another_program_is_not_a_picture(tmp_path: Path) -> None:
+    Image.fromarray(noise(6, 5, 3)).save(tmp_path / "a.png", format="EPS")
+    with Image.open(tmp_path / "a.png") as opened:  # Pillow alone would hand it to Ghostscript
+        assert opened.format == "EPS"
+    with pytest.raises(ValueError, match=r"a\.png: cannot identify image file it"):
+        read_picture(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_are_scaled_whatever_their_order(tmp_path: Path, order: str, suffix: str) -> None:
+    values = np.array([[0, 257, 32896, 65535]], order)
+    path = save(
+        tmp_path / f"a.{suffix}", Image.frombytes("I;16" if order == "<u2" else "I;16B", (4, 1), values.tobytes())
+    )
+    assert read_picture(path, 1).ravel().tolist() == [0, 1, 128, 255]
+
+
+def test_floats_that_are_no_numbers_are_black(tmp_path: Path) -> None:
+    values = np.array([[np.nan, np.inf, -np.inf, 0.5, 1]], np.float32)
+    assert read_picture(save(tmp_path / "a.tif", Image.fromarray(values)), 1).ravel().tolist() == [0, 0, 0, 128, 255]
+
+
+@pytest.mark.parametrize("shape", [(1, 3000), (3000, 1), (1, 1)])
+def test_the_thinnest_picture_is_cut_and_resized(tmp_path: Path, shape: tuple[int, int]) -> None:
+    save(tmp_path / "source" / "thin.png", np.full(shape, 7, np.uint8))
+    for n in range(3):
+        save(tmp_path / "source" / f"{n}.png", noise(4, 4, 3, seed=n))
+    assert prepare_image(tmp_path / "source", tmp_path / "data", size="16x8").kept == 4
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+def test_a_picture_without_permission_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", noise(4, 4, 3))
+    path.chmod(0)
+    with pytest.raises(ValueError, match=r"a\.png: Permission denied"):
+        read_picture(path)
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31m\n.png", "folder.png", "loop.png", "pipe.png"])
+def test_a_message_is_one_printable_line_whatever_the_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "folder.png":
+        path.mkdir()
+    elif name == "loop.png":
+        path.symlink_to(path)
+    elif name == "pipe.png":
+        os.mkfifo(path)  # whoever opens it waits for ever
+    else:
+        path.write_bytes(b"<html>")
+    with pytest.raises(ValueError, match=r"\.png: (no such file|cannot identify image file it)") as raised:
+        read_picture(path)
+    assert str(raised.value).isprintable()
+
+
+def seeds(folder: Path) -> list[bytes]:
+    """Return a small file of every kind that is read."""
+    colour, grey = noise(12, 9, 3), noise(9, 12, seed=1)
+    frames = {"save_all": True, "append_images": [Image.fromarray(noise(12, 9, 3, seed=2))]}
+    made = [
+        save(folder / "a.png", colour),
+        save(folder / "b.png", Image.fromarray(grey.astype(np.uint16) * 257)),
+        save(folder / "c.png", Image.fromarray(colour).quantize(9), transparency=0),
+        rotated(folder / "d.jpg"),
+        save(folder / "e.jpg", Image.fromarray(grey), progressive=True),
+        save(folder / "f.webp", colour, lossless=True),
+        save(folder / "g.webp", colour, **frames),
+        save(folder / "h.gif", colour, **frames),
+        save(folder / "i.bmp", colour),
+        save(folder / "j.tif", colour, compression="tiff_lzw"),
+        save(folder / "k.tif", Image.fromarray(grey.astype(np.float32))),
+    ]
+    return [path.read_bytes() for path in made]
+
+
+def mutated(data: bytes, others: Sequence[bytes], draw: random.Random) -> bytes:
+    """Return a file with bits flipped, sizes blown up, its end gone, or a stretch of another file in it."""
+    changed = bytearray(data)
+    for _ in range(draw.choice((1, 1, 2, 4))):
+        start, other = draw.randrange(min(len(changed), draw.choice((40, 10_000))) + 1), draw.choice(others)
+        begin, length = draw.randrange(len(other)), draw.choice((1, 2, 4, 30))
+        match draw.randrange(5):
+            case 0 if start < len(changed):
+                changed[start] ^= 1 << draw.randrange(8)
+            case 1:
+                changed[start : start + length] = draw.choice((b"\x00", b"\x7f", b"\xff")) * length
+            case 2:
+                del changed[start:]
+            case 3:
+                del changed[start : start + length]
+            case _:
+                changed[start : start + length] = other[begin : begin + length]
+    return repaired(bytes(changed)) if draw.random() < 0.5 else bytes(changed)
+
+
+def repaired(data: bytes) -> bytes:
+    """Return a PNG with right checksums, so that damage gets further than to the first of them."""
+    if data[:8] != b"\x89PNG\r\n\x1a\n":
+        return data
+    whole, position = bytearray(data[:8]), 8
+    while position + 12 <= len(data):
+        length = int.from_bytes(data[position : position + 4])
+        part = data[position + 4 : position + 8 + length]
+        whole += data[position : position + 4] + part + struct.pack(">I", zlib.crc32(part))
+        position += 12 + length
+    return bytes(whole)
+
+
+MUTATIONS = 4_000
+
+
+def read_mutations(folder: Path) -> None:
+    """In a process of its own: read thousands of damaged files, and measure the slowest and what they take at most."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes
+    kinds, draw, whole, slowest, reasons = seeds(folder), random.Random(0), 0, 0.0, list[str]()
+    for _ in range(MUTATIONS):
+        (folder / "damaged.png").write_bytes(mutated(draw.choice(kinds), kinds, draw))
+        started = time.process_time()
+        try:
+            pixels = read_picture(folder / "damaged.png", draw.choice((1, 3)))
+            whole += pixels.dtype == np.uint8 and pixels.ndim == 3
+        except ValueError as error:
+            reasons.append(str(error))
+        slowest = max(slowest, time.process_time() - started)
+    assert whole + len(reasons) == MUTATIONS
+    assert MUTATIONS // 20 < whole < MUTATIONS * 19 // 20  # neither harmless nor hopeless
+    assert all(reason.isprintable() and reason != f"{folder}/damaged.png: " for reason in reasons)
+    assert slowest < 2, slowest
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 512 * 2**10
+
+
+def read_the_largest(folder: Path) -> None:
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + 2**30,) * 2)
+    for path in folder.iterdir():
+        assert read_picture(path).shape == (8000, 8000, 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory in other units")
+@pytest.mark.slow
+def test_of_thousands_of_damaged_pictures_each_is_read_or_refused_in_time_and_memory(tmp_path: Path) -> None:
+    assert exit_code(read_mutations, tmp_path) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux tells the size of a process there")
+@pytest.mark.slow
+def test_the_largest_picture_that_is_let_in_takes_a_gigabyte_at_most(tmp_path: Path) -> None:
+    for name, mode in (("a.png", "RGBA"), ("b.jpg", "CMYK"), ("c.gif", "P")):  # a few kilobytes each
+        save(tmp_path / name, Image.new(mode, (8000, 8000)))
+    save(tmp_path / "d.png", np.zeros((8000, 8000), np.uint16))
+    assert exit_code(read_the_largest, tmp_path) == 0
+
+
 @pytest.mark.parametrize(
     ("size", "expected"), [(64, (64, 64)), ("28", (28, 28)), ("32x24", (24, 32)), ("32X24", (24, 32))]
 )
@@ -374,14 +541,15 @@ def test_an_unreadable_picture_is_rejected_with_its_reason_and_the_rest_is_kept(
     assert (report.kept, report.rejected) == (6, {"cannot be read": len(bad)})
     lines = [json.loads(line) for line in (tmp_path / "data" / "rejected.jsonl").read_text().splitlines()]
     assert {line["name"] for line in lines} == bad.keys()
-    assert all(line["detail"].startswith(str(tmp_path / "source" / line["name"])) for line in lines)
+    assert all(line["detail"] and str(tmp_path) not in line["detail"] for line in lines)
 
 
 def test_two_preparations_of_pictures_give_the_same_fingerprint(tmp_path: Path) -> None:
     for n in range(8):
         save(tmp_path / "source" / f"{n}.jpg", noise(9, 7, 3, seed=n))
     prints = []
-    for name, options in (("a", {}), ("b", {"engine": "loky", "jobs": 2}), ("c", {"size": 5})):
+    choices: dict[str, dict[str, Any]] = {"a": {}, "b": {"engine": "loky", "jobs": 2}, "c": {"size": 5}}
+    for name, options in choices.items():
         prepare_image(tmp_path / "source", tmp_path / name, **{"size": 4, **options})
         prints.append(read_manifest(tmp_path / name)["fingerprint"])
     assert prints[0] == prints[1] != prints[2]

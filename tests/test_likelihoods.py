@@ -256,7 +256,12 @@ def test_a_mixture_needs_components() -> None:
         MixtureOfLogistics(0)
 
 
-LIKELIHOODS: list[Likelihood] = [ContinuousBernoulli(), DiscretizedGaussian(), DiscretizedLogistic(), MixtureOfLogistics(2)]
+LIKELIHOODS: list[Likelihood] = [
+    ContinuousBernoulli(),
+    DiscretizedGaussian(),
+    DiscretizedLogistic(),
+    MixtureOfLogistics(2),
+]
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=lambda likelihood: type(likelihood).__name__)

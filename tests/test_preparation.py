@@ -1,10 +1,18 @@
 """Preparation and prepared datasets: nothing lost, nothing half-written, the same bytes whatever the engine."""
 
+import errno
+import itertools
 import json
+import logging
+import os
 import pickle
 import random
+import resource
+import signal
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,88 +21,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from seqvae.data import preparation
-from seqvae.data.codec import Codec, Preview, strip
+from seqvae.cli import main
+from seqvae.data import shards
 from seqvae.data.dataset import SPLITS, WindowDataset, fingerprint, read_manifest, sha256
-from seqvae.data.preparation import (
-    Outcome,
-    Record,
-    Rejected,
-    Report,
-    assign_splits,
-    complete_splits,
-    find_files,
-    prepare,
-    split_of,
-)
-
-
-class Letters(Codec[str]):
-    """Lower-case words, a token a letter: the smallest codec there is."""
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return {}
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        return {"vocab_size": 26, "max_length": 40, "end_id": None, "unk_id": None}
-
-    def windows(self, item: str) -> list[Tensor]:
-        return [torch.tensor([ord(letter) - ord("a") for letter in item])]
-
-    def join(self, tensors: Sequence[Tensor], like: str | None = None) -> str:
-        return "".join(chr(ord("a") + index) for index in strip(tensors[0]).tolist())
-
-    def sizes(self, tensor: Tensor) -> dict[str, int]:
-        return {"letter": len(tensor)}
-
-    def score(self, truth: Sequence[Tensor], predicted: Sequence[Tensor]) -> dict[str, float]:
-        return {}
-
-    def read(self, source: str) -> list[str]:
-        return [source]
-
-    def write(self, item: str, path: Path) -> None:
-        path.write_text(item)
-
-    def preview(self, items: Sequence[str]) -> Preview:
-        return Preview(text="\n".join(items))
-
-
-def convert(word: str) -> Outcome:
-    """Convert "song/abc" to the item abc of the group song; "train:abc" keeps its split; digits are rejected."""
-    split, _, rest = word.rpartition(":")
-    group, _, letters = rest.rpartition("/")
-    if not letters.isalpha():
-        return Rejected(word, "not a word", f"{letters!r}")
-    window = Letters().windows(letters)[0].numpy()
-    return Record(word, group or letters, [window], split or None, dropped={"an empty bar": 1})
-
-
-def make(root: Path, words: Sequence[str], **options: Any) -> Report:
-    return prepare(root, words, convert, Letters(), kind="letters", options={}, **options)
-
-
-def words(count: int, seed: int = 0) -> list[str]:
-    draw = random.Random(seed)
-    return ["".join(draw.choices("abcdefghij", k=draw.randint(5, 12))) for _ in range(count)]
-
-
-def read_back(root: Path) -> dict[str, list[str]]:
-    datasets = {split: WindowDataset(root, split) for split in SPLITS}
-    return {split: [Letters().join([dataset[i]]) for i in range(len(dataset))] for split, dataset in datasets.items()}
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+from seqvae.data.preparation import Outcome, Record, Rejected, assign_splits, complete_splits, hold, prepare
+from tests.helpers.letters import Letters, contents, convert, make, read_back, words
+from tests.helpers.processes import CONTEXT, exit_code, killed_at
 
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparation, "SHARD_SIZE", 8)
+    monkeypatch.setattr(shards, "SHARD_SIZE", 8)
 
 
 def test_every_item_comes_back_from_the_prepared_dataset(tmp_path: Path, small_shards: None) -> None:
@@ -109,38 +47,248 @@ def test_every_item_comes_back_from_the_prepared_dataset(tmp_path: Path, small_s
     assert names == split
 
 
-def test_the_engine_does_not_change_a_byte(tmp_path: Path, small_shards: None) -> None:
-    items = [*words(30), "12", *words(5)]
-    make(tmp_path / "one", items)
-    make(tmp_path / "two", items, engine="loky", jobs=2)
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+# Killed, refused, out of room: whatever happens, a root is a whole dataset or none, and another run completes it
 
 
-def test_after_a_kill_only_the_missing_shards_are_converted(tmp_path: Path, small_shards: None) -> None:
-    items, converted = words(30), []
-    killed = True
+def make_small(root: Path, items: Sequence[str]) -> None:
+    shards.SHARD_SIZE = 8  # in a process of its own
+    os.fsync = lambda fd: None  # what is written outlives a process without it
+    make(root, items)
 
-    def interruptible(word: str) -> Outcome:
-        if killed and word == items[19]:
-            raise KeyboardInterrupt
+
+ITEMS = [*words(20), "12"]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The dataset of ITEMS as it is when nothing happens."""
+    root = tmp_path_factory.mktemp("straight")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "SHARD_SIZE", 8)
+        make(root, ITEMS)
+    return contents(root)
+
+
+@pytest.mark.slow
+def test_killed_before_any_file_operation_a_rerun_completes_the_same_dataset(
+    tmp_path: Path, small_shards: None, straight: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL before the first, the second, ... of all operations on files, until the preparation comes to its end."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # for speed
+    finished_before = 0
+    for operation in range(200):
+        root = tmp_path / str(operation)
+        if not killed_at(operation, root, make_small, root, ITEMS):
+            assert contents(root) == straight
+            break
+        if (root / "dataset.json").exists():
+            finished_before += 1
+            with pytest.raises(ValueError, match="already holds a prepared dataset"):
+                make(root, ITEMS)
+        else:
+            with pytest.raises(ValueError, match="not a prepared dataset"):
+                WindowDataset(root, "train")
+            make(root, ITEMS)
+        assert {name: content for name, content in contents(root).items() if name != ".lock"} == straight, operation
+    assert 60 < operation < 199
+    assert finished_before > 3  # the sweeping at the end was interrupted too
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_a_preparation_ends(
+    tmp_path: Path, small_shards: None, straight: dict[str, bytes]
+) -> None:
+    kills = 0
+    while not (tmp_path / "dataset.json").exists():
+        operation = random.Random(kills).randint(0, 20 + 6 * kills)  # lives grow longer
+        kills += killed_at(operation, tmp_path, make_small, tmp_path, ITEMS)
+    assert {name: content for name, content in contents(tmp_path).items() if name[0] != "."} == straight
+    assert kills > 5
+
+
+def test_a_process_killed_while_it_converts_loses_only_its_shard(
+    tmp_path: Path, small_shards: None, straight: dict[str, bytes]
+) -> None:
+    converted = []
+
+    def noted(word: str) -> Outcome:
         converted.append(word)
         return convert(word)
 
-    def run(**options: Any) -> None:
-        prepare(tmp_path / "data", items, interruptible, Letters(), kind="letters", options={}, **options)
+    assert exit_code(make_deadly, tmp_path) == -signal.SIGKILL
+    prepare(tmp_path, ITEMS, noted, Letters(), kind="letters", options={})
+    assert converted == ITEMS[8:]  # the first shard of 8 was whole, the second was at its fifth word
+    assert contents(tmp_path) == straight
 
-    with pytest.raises(KeyboardInterrupt):
-        run()
-    assert converted == items[:19]
-    assert not {path.name for path in (tmp_path / "data").iterdir()} & {"dataset.json", *SPLITS}
+
+def make_deadly(root: Path) -> None:
+    shards.SHARD_SIZE = 8
+    prepare(root, ITEMS, kill_at_the_thirteenth, Letters(), kind="letters", options={})
+
+
+def kill_at_the_thirteenth(word: str) -> Outcome:
+    if word == ITEMS[12]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return convert(word)
+
+
+def convert_when_told(gate: Path, word: str) -> Outcome:
+    gate.with_suffix(".waiting").touch()
+    while not gate.exists():
+        time.sleep(0.01)
+    return convert(word)
+
+
+def make_when_told(root: Path, gate: Path) -> None:
+    shards.SHARD_SIZE = 8
+    prepare(root, ITEMS, partial(convert_when_told, gate), Letters(), kind="letters", options={})
+
+
+def test_a_second_preparation_of_a_root_is_refused_while_the_first_goes_on(
+    tmp_path: Path, straight: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, gate = tmp_path / "root", tmp_path / "gate"
+    first = CONTEXT.Process(target=make_when_told, args=(root, gate))
+    first.start()
+    while not gate.with_suffix(".waiting").exists():
+        time.sleep(0.01)
+    (tmp_path / "lines.txt").write_text("\n".join(ITEMS))
+    command = ["prepare", "text", str(tmp_path / "lines.txt"), "--root", str(root), "--model-type", "char"]
+    assert main([*command, "--engine", "sequential"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        error == f"seqvae prepare: {root} is being prepared by another process; wait for it or choose another --root\n"
+    )
+    gate.touch()
+    first.join(60)
+    assert contents(root) == straight
+
+
+def test_a_recipe_may_hold_its_root_around_the_preparation(tmp_path: Path) -> None:
+    with hold(tmp_path):
+        make(tmp_path, ITEMS)
+        assert not (tmp_path / ".lock").exists() or (tmp_path / "dataset.json").exists()
+    assert not (tmp_path / ".lock").exists()
+
+
+@pytest.mark.parametrize("name", ["train", "valid", "codec", "report.json"])
+def test_what_is_not_ours_is_never_touched(tmp_path: Path, name: str) -> None:
+    """As when pictures in folders train and test are to be prepared into the folder where they stand."""
+    mine = tmp_path / name / "mine.png" if "." not in name else tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_bytes(b"the only copy")
+    (tmp_path / ".partial").mkdir()  # of a preparation that was killed before it had moved anything
+    with pytest.raises(ValueError, match=f"holds '{name}', which a dataset there would overwrite"):
+        make(tmp_path, ITEMS)
+    assert mine.read_bytes() == b"the only copy"
+
+
+def test_leftovers_of_other_options_are_told_kept_and_at_last_swept(
+    tmp_path: Path, small_shards: None, straight: dict[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(word: str) -> Outcome:
+        if word == ITEMS[12]:
+            raise KeyboardInterrupt
+        return convert(word)
+
+    for options in ({"bars": 1}, {"bars": 2}):
+        with pytest.raises(KeyboardInterrupt), caplog.at_level(logging.INFO):
+            prepare(tmp_path, ITEMS, broken, Letters(), kind="letters", options=options)
+    assert len(list(tmp_path.glob(".shards-*/000000.npz"))) == 2  # neither cost the other its work
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path} holds unfinished work of other options or sources, which is of no use here"
+    ]
+    make(tmp_path, ITEMS)
+    assert contents(tmp_path) == straight
+    assert not list(tmp_path.glob(".*"))
+
+
+def failing(function: Callable[..., Any], after: int, error: BaseException) -> Callable[..., Any]:
+    """Return the function that does its work `after` times and then raises."""
+    left = itertools.count(after, -1)
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        if next(left) <= 0:
+            raise error
+        return function(*arguments, **options)
+
+    return wrapped
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize(
+    ("owner", "name", "after"),
+    [
+        (np, "savez", 0),
+        (np, "savez", 2),
+        (np, "save", 0),
+        (np, "save", 5),
+        (Path, "mkdir", 0),
+        (Path, "mkdir", 2),
+        (Path, "write_text", 0),
+        (Path, "write_text", 5),
+        (os, "fsync", 1),
+        (os, "fsync", 6),
+        (Path, "rename", 0),
+        (Path, "rename", 3),
+        (Path, "rename", 6),
+    ],
+)
+def test_a_disk_that_is_full_or_read_only_is_one_line_and_no_dataset(
+    tmp_path: Path, small_shards: None, straight: dict[str, bytes], owner: Any, name: str, after: int, number: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, failing(getattr(owner, name), after, OSError(number, os.strerror(number))))
+        with pytest.raises(OSError, match=f"root cannot be prepared: {os.strerror(number)} ") as raised:
+            make(tmp_path / "root", ITEMS)
+    assert "\n" not in str(raised.value)
+    assert not list(tmp_path.rglob("*.tmp"))
     with pytest.raises(ValueError, match="not a prepared dataset"):
-        read_manifest(tmp_path / "data")
-    killed = False
-    converted.clear()
-    run()
-    assert converted == items[16:]  # two shards of 8 were whole
-    make(tmp_path / "straight", items)
-    assert contents(tmp_path / "data") == contents(tmp_path / "straight")
+        WindowDataset(tmp_path / "root", "train")
+    make(tmp_path / "root", ITEMS)
+    assert contents(tmp_path / "root") == straight
+
+
+def make_within(size: int, root: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    with pytest.raises(OSError, match=f"root cannot be prepared: {os.strerror(errno.EFBIG)} "):
+        make(root, words(600))
+
+
+def test_the_system_itself_cutting_a_file_short_leaves_no_dataset(tmp_path: Path) -> None:
+    """A limit on the size of files fails in the middle of a write, as a full disk does, and needs no rights."""
+    make(tmp_path / "straight", words(600))
+    assert exit_code(make_within, 10_000, tmp_path / "root") == 0
+    assert not (tmp_path / "root" / "dataset.json").exists()
+    assert not list(tmp_path.rglob("*.npz"))
+    make(tmp_path / "root", words(600))
+    assert contents(tmp_path / "root") == contents(tmp_path / "straight")
+
+
+def test_a_root_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "lines.txt").write_text("\n".join(ITEMS))
+    root = tmp_path / "lines.txt" / "root"
+    assert main(["prepare", "text", str(tmp_path / "lines.txt"), "--root", str(root), "--model-type", "char"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{root} cannot be prepared: Not a directory" in error
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_root_without_permission_is_one_line(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(OSError, match="root cannot be prepared: Permission denied"):
+        make(tmp_path / "root", ITEMS)
+
+
+def test_an_interrupted_command_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lines.txt").write_text("\n".join(ITEMS))
+    monkeypatch.setattr(shards, "_convert_shard", failing(print, 0, KeyboardInterrupt()))
+    command = ["prepare", "text", str(tmp_path / "lines.txt"), "--root", str(tmp_path / "root"), "--model-type", "char"]
+    assert main([*command, "--engine", "sequential"]) == 130
+    assert capsys.readouterr().err == "seqvae prepare: interrupted\n"
 
 
 def test_shards_of_other_content_are_not_taken_over(tmp_path: Path, small_shards: None) -> None:
@@ -200,11 +348,6 @@ def test_a_prepared_dataset_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="already holds a prepared dataset"):
         make(tmp_path, words(10, seed=1))
     assert contents(tmp_path) == before
-
-
-def test_an_unknown_engine_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="engine must be one of sequential, loky, dask, got 'spark'"):
-        make(tmp_path, words(4), engine="spark")
 
 
 def test_repeats_are_dropped_and_counted_or_kept_and_flagged(tmp_path: Path) -> None:
@@ -323,36 +466,17 @@ def test_a_damaged_manifest_is_named(tmp_path: Path, text: str, reason: str) -> 
         read_manifest(tmp_path)
 
 
-def test_hidden_files_and_other_endings_are_left_out(tmp_path: Path) -> None:
-    for name in ("b.TXT", "a.txt", "sub/c.txt", "notes.md", ".hidden.txt", ".git/d.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [path.relative_to(tmp_path).as_posix() for path in find_files(tmp_path, [".txt"])] == [
-        "a.txt",
-        "b.TXT",
-        "sub/c.txt",
-    ]
-    assert find_files(tmp_path / "notes.md") == [tmp_path / "notes.md"]
-    with pytest.raises(ValueError, match=r"holds no files ending in .mid \(4 files in all\)"):
-        find_files(tmp_path, [".mid"])
-    with pytest.raises(ValueError, match=r"no such file or folder: .*nowhere"):
-        find_files(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize(
-    ("path", "split"),
-    [
-        ("train.txt", "train"),
-        ("val.txt", "valid"),
-        ("dev/a.txt", "valid"),
-        ("Validation/deep/a.txt", "valid"),
-        ("TEST/a.txt", "test"),
-        ("a/train/b.txt", None),
-        ("training.txt", None),
-    ],
-)
-def test_a_split_is_known_by_the_first_name(path: str, split: str | None) -> None:
-    assert split_of(Path("source") / path, Path("source")) == split
+@pytest.mark.parametrize("change", [-1, 1])
+def test_values_that_are_cut_short_or_too_many_are_refused(tmp_path: Path, change: int) -> None:
+    make(tmp_path, words(10))
+    path = tmp_path / "train" / "values.bin"
+    content = path.read_bytes()
+    path.write_bytes(content[:change] if change < 0 else content + b"x")
+    size = len(content)
+    with pytest.raises(
+        ValueError, match=rf"values\.bin holds {size + change} bytes, not {size}; prepare the data again"
+    ):
+        WindowDataset(tmp_path, "train")
 
 
 def test_windows_of_a_wide_vocabulary_are_stored_whole(tmp_path: Path) -> None:

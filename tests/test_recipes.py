@@ -5,10 +5,12 @@ import hashlib
 import struct
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from numpy.typing import NDArray
 
 from data_prep import bible_bbe, fashion_mnist
 from seqvae.data.dataset import WindowDataset, read_manifest
+from seqvae.data.preparation import hold
+from tests.helpers.processes import CONTEXT
 
 
 @pytest.mark.parametrize(
@@ -212,3 +216,34 @@ def test_a_prepared_dataset_is_not_made_again(tmp_path: Path, mirror: Path, caps
     assert fashion_mnist.main(options) == 0
     assert fashion_mnist.main(options) == 2
     assert "already holds a prepared dataset" in capsys.readouterr().err
+
+
+def hold_until_told(root: Path, gate: Path) -> None:
+    with hold(root):
+        gate.touch()
+        while gate.exists():
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("recipe", [fashion_mnist, bible_bbe])
+def test_a_recipe_does_not_touch_a_root_that_another_process_prepares(
+    recipe: ModuleType,
+    tmp_path: Path,
+    mirror: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(bible_bbe, "find_text", lambda: "And the man went up to the house.")
+    root, gate = tmp_path / "data", tmp_path / "gate"
+    other = CONTEXT.Process(target=hold_until_told, args=(root, gate))
+    other.start()
+    while not gate.exists():
+        time.sleep(0.01)
+    assert recipe.main(["--root", str(root)]) == 2
+    assert capsys.readouterr().err == (
+        f"{root} is being prepared by another process; wait for it or choose another --root\n"
+    )
+    assert [path.name for path in root.iterdir()] == [".lock"]
+    gate.unlink()
+    other.join(60)
+    assert list(root.iterdir()) == []

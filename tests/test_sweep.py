@@ -4,11 +4,13 @@ import gc
 import importlib.util
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from filelock import FileLock
 
 from seqvae.cli import main
 from seqvae.harness.sweep import Outcome, Outcomes, job_dir
+from seqvae.harness.trainer import Trainer
 from tests.helpers.worlds import World
 
 GetWorld = Callable[[str], World]
@@ -124,6 +127,26 @@ def test_a_bug_in_one_job_keeps_its_traceback_and_spares_the_others(
     assert f"{SWEEP}/model.latent_dim=3: RuntimeError: not enough memory: you tried to allocate 1 TiB\n" in err
     assert "Traceback" in caplog.text
     assert f"{SWEEP}/model.latent_dim=5" in out
+
+
+def test_a_signal_ends_the_whole_sweep_and_resume_auto_goes_on_with_it(
+    tiny: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(capsys, *tiny, "seed=1", "run_dir=alone")[0] == 0
+    with monkeypatch.context() as patch:
+        step = Trainer._step
+
+        def interrupted(trainer: Trainer, batches: Any) -> Any:
+            if trainer.progress.step == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(trainer, batches)
+
+        patch.setattr(Trainer, "_step", interrupted)
+        assert train(capsys, "-m", *tiny, "seed=1,2")[0] == 128 + signal.SIGTERM
+    assert jobs() == {"seed=1"}  # the second one was never begun
+    assert train(capsys, "-m", *tiny, "seed=1,2", "resume=auto")[0] == 0
+    assert jobs() == {"seed=1", "seed=2"}
+    assert manifest(f"{SWEEP}/seed=1")["model.safetensors"] == manifest("alone")["model.safetensors"]
 
 
 def test_a_second_sweep_collides_goes_on_or_adds(tiny: list[str], capsys: Capture) -> None:

@@ -1,20 +1,23 @@
 """Sentences to tokens and back, and text files of every kind of people to a prepared dataset."""
 
+import hashlib
 import json
 import pickle
 import random
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqvae.data import load_codec
 from seqvae.data.dataset import SPLITS, WindowDataset, read_manifest
-from seqvae.data.text import END_ID, MODEL_FILE, MODEL_TYPES, UNK_ID, SentencePieceTokenizer, prepare_text
+from seqvae.data.text import END_ID, MODEL_FILE, MODEL_TYPES, UNK_ID, SentencePieceTokenizer, _lines, prepare_text
 
 SUBJECTS = ("the old man", "a small dog", "my sister", "the king of the town", "one of us", "nobody")
 VERBS = ("saw", "gave bread to", "went away from", "was waiting for", "made a song about")
@@ -112,6 +115,54 @@ def test_names_of_control_symbols_in_text_are_text(model_type: str) -> None:
     (window,) = tokenizer.windows("the </s> <s> <pad> man")
     assert window.tolist().count(END_ID) == 1
     assert window[-1] == END_ID
+
+
+SCRIPTS = [
+    "the \U0001f469\u200d\U0001f680 saw a \U0001f30d!",
+    "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd",
+    "\u0645\u0631\u062d\u0628\u0627, 123",
+    "\u97f3\u697d\u306f\u697d\u3057\u3044",
+    "na\u00efve caf\u00e9",
+    "and/or a, b; c | d\\e \"f\" 'g'",
+    "<s> </s> <unk> <pad> <sep> [MASK] \u2047",
+]
+
+
+@each_type
+@pytest.mark.parametrize("normalization", ["nfkc", "identity"])
+def test_every_script_and_whatever_looks_like_a_symbol_comes_back(model_type: str, normalization: str) -> None:
+    tokenizer = fit_on([*SCRIPTS, *sentences(20)], model_type=model_type, normalization=normalization)
+    for sentence in SCRIPTS:
+        (window,) = tokenizer.windows(sentence)
+        assert window.tolist().count(END_ID) == 1
+        expected = tokenizer.normalize(sentence)
+        if model_type == "word":
+            expected = expected.replace("</s>", "<unk>")  # sentencepiece lets no word of that name in
+        assert tokenizer.join([window]) == expected
+
+
+def fit_on(corpus: list[str], **options: Any) -> SentencePieceTokenizer:
+    return SentencePieceTokenizer.fit(corpus, **{"vocab_size": 300, "max_length": 200, **options})
+
+
+@each_type
+def test_one_line_is_enough_to_fit_on(model_type: str) -> None:
+    tokenizer = fit_on(["the old man saw nobody."], model_type=model_type)
+    assert tokenizer.join(tokenizer.windows("the old man saw nobody.")) == "the old man saw nobody."
+
+
+def test_one_thread_fits_whatever_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sentencepiece's vocabulary depends on its number of threads, which is 16 unless it is told."""
+    told: dict[str, Any] = {}
+    train = sentencepiece.SentencePieceTrainer.train
+
+    def noted(**options: Any) -> None:
+        told.update(options)
+        train(**options)
+
+    monkeypatch.setattr(sentencepiece.SentencePieceTrainer, "train", noted)
+    fit()
+    assert told["num_threads"] == 1
 
 
 def test_words_are_split_at_spaces_alone_and_unknown_ones_are_not_merged() -> None:
@@ -352,6 +403,61 @@ def test_hostile_lines_are_rejected_by_rule_and_the_rest_is_kept(tmp_path: Path)
     assert sorted(line for part in read_back(tmp_path / "data").values() for line in part) == sorted(sentences(60))
     names = [json.loads(line)["name"] for line in (tmp_path / "data" / "rejected.jsonl").read_text().splitlines()]
     assert sorted(names) == [f"lines.txt:{number}" for number in range(31, 37)]
+
+
+def test_a_line_that_fills_the_disk_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt"
+    with path.open("wb") as file:
+        file.write("\n".join([*sentences(30), ""]).encode())
+        for _ in range(50):
+            file.write(b"x" * 2**20)
+        file.write("\n".join(["", *sentences(40)[30:]]).encode())
+    digest, most = hashlib.sha256(), 40_000
+    tracemalloc.start()
+    with path.open("rb") as file:
+        lengths = [(len(line), length) for line, length in _lines(file, most, digest)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert lengths[30] == (most, 50 * 2**20 + 1)
+    assert all(kept == length for kept, length in lengths[:30] + lengths[31:])
+    assert digest.hexdigest() == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert peak < 5 * 2**20
+    report = prepare_text(path, tmp_path / "data", vocab_size=60, max_length=100)
+    assert (report.kept, report.rejected) == (40, {"longer than 10,000 characters": 1})
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_text_of_wide_characters_is_refused_and_not_learnt_with_its_zeros(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "lines.txt").write_bytes("\n".join(sentences(30)).encode(encoding))
+    with pytest.raises(ValueError, match=r"every line of .*lines\.txt was rejected \(\d+ x holds a NUL character"):
+        prepare_text(tmp_path / "lines.txt", tmp_path / "data")
+
+
+def test_a_file_that_cannot_be_opened_is_rejected_and_the_rest_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lines(tmp_path / "source" / "a.txt", sentences(30))
+    closed = write_lines(tmp_path / "source" / "sub" / "b.txt", sentences(9))
+    opened = Path.open
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    report = prepare_text(tmp_path / "source", tmp_path / "data", vocab_size=60, max_length=100)
+    assert (report.kept, report.rejected) == (30, {"cannot be read": 1})
+    (row,) = map(json.loads, (tmp_path / "data" / "rejected.jsonl").read_text().splitlines())
+    assert row == {"name": "sub/b.txt", "rule": "cannot be read", "detail": "Permission denied"}
+
+
+def test_lines_of_files_with_one_name_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write_lines(tmp_path / "source" / folder / "x.txt", [*sentences(20, seed=ord(folder)), ""])
+    prepare_text(tmp_path / "source", tmp_path / "data", vocab_size=60, max_length=100)
+    rows = [json.loads(line) for line in (tmp_path / "data" / "rejected.jsonl").read_text().splitlines()]
+    assert [row["name"] for row in rows if row["rule"] == "empty line"] == ["a/x.txt:21", "b/x.txt:21"]
 
 
 def test_min_length_leaves_short_sentences_out(tmp_path: Path) -> None:

@@ -1,33 +1,42 @@
-"""The training loop: resuming, batches that weigh right, and what stops it."""
+"""The training loop: what it weighs, averages, watches, chooses, shows, and what stops it."""
 
-import hashlib
 import json
+import logging
 import math
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+from torch import nn
 
+from seqvae.data.batching import valid_loader
+from seqvae.data.dataset import WindowDataset
 from seqvae.harness import checkpoint, conf_dir
 from seqvae.harness.config import load, train
-from seqvae.harness.trainer import Trainer, TrainerOptions, TrainingError
+from seqvae.harness.engine import PRECISIONS, Engine
+from seqvae.harness.options import TrainerOptions, trainer_options
+from seqvae.harness.trainer import Trainer, TrainingError, TrainingStep
+from seqvae.harness.validation import Validation
+from seqvae.objectives import Loss
+from tests.helpers.runs import curve, position, step_path, steps, weights
 
 TINY = [
     "model.latent_dim=4",
     "model.embedding_dim=4",
     "model.encoder_hidden_dim=8",
     "model.hidden_dim=8",
-    "model.dropout=0.1",
-    "model.word_dropout=0.2",
+    "model.num_layers=1",
     "data.batch_size=8",
     "data.limit=40",
     "trainer.log_every=1",
     "trainer.keep_last=20",
+    "trainer.max_minutes=null",
 ]
 
 
@@ -47,75 +56,26 @@ def run(root: Path, run_dir: Path, steps: int, *overrides: str) -> dict[str, flo
     return train(config)
 
 
-def weights(run_dir: Path, step: int) -> str:
-    file = run_dir / "checkpoints" / f"step-{step:09d}" / "model.safetensors"
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def losses(run_dir: Path) -> dict[int, float]:
-    events = EventAccumulator(str(run_dir / "tensorboard"))
-    events.Reload()
-    return {event.step: event.value for event in events.Scalars("train/loss")}
-
-
-def forget_after(run_dir: Path, step: int) -> None:
-    """Leave a run as a crash at `step` would: what came later is gone."""
-    for path in checkpoint.checkpoints(run_dir):
-        if int(path.name[5:]) > step:
-            for file in path.iterdir():
-                file.unlink()
-            path.rmdir()
+def tensors(run_dir: Path, step: int, file: str = "model.safetensors") -> dict[str, torch.Tensor]:
+    return load_file(step_path(run_dir, step) / file)
 
 
 @pytest.fixture(scope="module")
-def whole(melody_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 13 steps (epochs of 5), never stopped, saved at every step."""
-    run_dir = tmp_path_factory.mktemp("whole") / "run"
-    run(melody_root, run_dir, 13, "trainer.save_every=1")
+def plain(melody_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 6 steps without anything special, saved at every step."""
+    run_dir = tmp_path_factory.mktemp("plain") / "run"
+    run(melody_root, run_dir, 6, "trainer.save_every=1")
     return run_dir
 
 
-@pytest.mark.parametrize("stop", [2, 3, 5, 7])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_run_is_the_run_that_never_stopped(
-    melody_root: Path, whole: Path, tmp_path: Path, stop: int, workers: int
-) -> None:
-    copied = _copy(whole, tmp_path / "run")
-    forget_after(copied, stop)
-    run(melody_root, copied, 13, "trainer.save_every=1", "resume=auto", f"data.workers={workers}")
-    for step in range(stop, 14):
-        assert weights(copied, step) == weights(whole, step)
-    assert losses(copied) == losses(whole)  # each step once, too
-
-
-def test_without_the_random_state_a_resumed_run_differs(melody_root: Path, whole: Path, tmp_path: Path) -> None:
-    copied = _copy(whole, tmp_path / "run")
-    forget_after(copied, 3)
-    path = checkpoint.last(copied)
-    assert path is not None
-    tensors = load_file(path / "training.safetensors")
-    tensors["rng.0"] = torch.Generator().manual_seed(99).get_state()
-    save_file(tensors, path / "training.safetensors")
-    manifest = json.loads((path / "MANIFEST.json").read_text())
-    manifest["training.safetensors"] = hashlib.sha256((path / "training.safetensors").read_bytes()).hexdigest()
-    (path / "MANIFEST.json").write_text(json.dumps(manifest))
-    run(melody_root, copied, 13, "trainer.save_every=1", "resume=auto")
-    assert weights(copied, 13) != weights(whole, 13)
-
-
-def test_how_often_a_run_validates_and_saves_changes_nothing(melody_root: Path, whole: Path, tmp_path: Path) -> None:
-    run(melody_root, tmp_path / "run", 13, "trainer.save_every=13", "trainer.valid_every=13")
-    assert weights(tmp_path / "run", 13) == weights(whole, 13)
-
-
-def test_another_seed_is_another_run(melody_root: Path, whole: Path, tmp_path: Path) -> None:
-    run(melody_root, tmp_path / "run", 13, "seed=1")
-    assert weights(tmp_path / "run", 13) != weights(whole, 13)
+def test_another_seed_is_another_run(melody_root: Path, plain: Path, tmp_path: Path) -> None:
+    run(melody_root, tmp_path / "run", 6, "seed=1")
+    assert weights(tmp_path / "run", 6) != weights(plain, 6)
 
 
 def test_best_is_chosen_by_the_objective_at_the_end_of_its_schedules(melody_root: Path, tmp_path: Path) -> None:
     run(melody_root, tmp_path / "run", 6, "objective.beta.end=0.5", "objective.beta.share=1.0")
-    config = checkpoint.read_config(tmp_path / "run" / "checkpoints" / "step-000000003")
+    config = checkpoint.read_config(step_path(tmp_path / "run", 3))
     metrics = config["metrics"]
     assert metrics["beta"] == 0.5  # though beta was half of that at step 3
     assert metrics["objective"] == pytest.approx(-metrics["log_likelihood"] + 0.5 * metrics["kl"], rel=1e-5)
@@ -126,7 +86,7 @@ def test_best_is_chosen_by_the_objective_at_the_end_of_its_schedules(melody_root
 
 def test_monitor_chooses_by_another_metric(melody_root: Path, tmp_path: Path) -> None:
     run(melody_root, tmp_path / "run", 3, "trainer.monitor=accuracy")
-    config = checkpoint.read_config(tmp_path / "run" / "checkpoints" / "step-000000003")
+    config = checkpoint.read_config(step_path(tmp_path / "run", 3))
     assert config["score"] == config["metrics"]["accuracy"]
     with pytest.raises(TrainingError, match=r"trainer.monitor must be one of .*, got 'nonsense'"):
         run(melody_root, tmp_path / "other", 3, "trainer.monitor=nonsense")
@@ -137,54 +97,126 @@ def test_a_ragged_valid_split_is_averaged_over_examples(melody_root: Path, tmp_p
     large = run(melody_root, tmp_path / "b", 3, "data.batch_size=5")
     assert small == large
     trained = load(tmp_path / "a")
-    from seqvae.data.batching import valid_loader
-    from seqvae.data.dataset import WindowDataset
-
     dataset = WindowDataset(melody_root, "valid", 40)
     with torch.no_grad():
         kls = [trained.vae.terms(batch.x).total_kl for batch in valid_loader(dataset, trained.codec, batch_size=1)]
     assert small["kl"] == pytest.approx(float(torch.cat(kls).mean()), rel=1e-4)
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_optimizer_step(
+def test_the_last_checkpoints_and_the_best_are_kept(
+    melody_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([1.0, 3.0, 2.0, 2.5, 0.5])
+    monkeypatch.setattr(Validation, "_means", lambda self, interrupted: {"objective": -next(scores)})
+    run(melody_root, tmp_path / "run", 5, "trainer.valid_every=1", "trainer.save_every=1", "trainer.keep_last=2")
+    assert steps(tmp_path / "run") == [2, 4, 5]
+    assert load(tmp_path / "run").path.name == "step-000000002"
+
+
+def test_the_averaged_weights_are_those_validated_kept_and_used(melody_root: Path, plain: Path, tmp_path: Path) -> None:
+    metrics = run(melody_root, tmp_path / "run", 6, "trainer.ema=0.8", "trainer.save_every=1")
+    expected: dict[str, torch.Tensor] = {}
+    for step in range(1, 7):
+        raw = {
+            name.removeprefix("raw."): value
+            for name, value in tensors(tmp_path / "run", step, "training.safetensors").items()
+            if name.startswith("raw.")
+        }
+        assert all(torch.equal(raw[name], value) for name, value in tensors(plain, step).items())
+        expected = {name: 0.8 * expected.get(name, value) + 0.2 * value for name, value in raw.items()}
+        averaged = tensors(tmp_path / "run", step)
+        assert averaged.keys() == expected.keys()
+        for name, value in averaged.items():
+            torch.testing.assert_close(value, expected[name])
+    unaveraged = checkpoint.read_config(step_path(plain, 6))["metrics"]
+    assert metrics["objective"] != unaveraged["objective"]
+    trained = load(step_path(tmp_path / "run", 6))
+    dataset = WindowDataset(melody_root, "valid", 40)
+    with torch.no_grad():
+        kls = [trained.vae.terms(batch.x).total_kl for batch in valid_loader(dataset, trained.codec, batch_size=8)]
+    assert metrics["kl"] == pytest.approx(float(torch.cat(kls).mean()), rel=1e-4)
+
+
+def test_patience_ends_a_run_that_gets_no_better(
+    melody_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    scores = iter([1.0, 0.5, 2.0, 1.5, math.nan, 3.0])
+    monkeypatch.setattr(Validation, "_means", lambda self, interrupted: {"objective": -next(scores)})
+    run(melody_root, tmp_path / "run", 99, "trainer.patience=2", "trainer.valid_every=2")
+    assert steps(tmp_path / "run")[-1] == 10  # 0.5 was one without a better one, and then 2.0 was better
+    assert load(tmp_path / "run").path.name == "step-000000006"
+    assert "ended at step 10 of 99: 2 validations without a better one (trainer.patience)" in caplog.text
+    assert json.loads((step_path(tmp_path / "run", 10) / "config.json").read_text())["score"] is None
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, value: float, where: str, *steps: int) -> None:
+    """Make the loss, or the gradient alone, what it must not be in these steps."""
+    forward = TrainingStep.forward
+    calls = 0
+
+    def poisoned(self: TrainingStep, *arguments: Any) -> Loss:
+        nonlocal calls
+        calls += 1
+        loss, metrics = forward(self, *arguments)
+        if calls not in steps:
+            return Loss(loss, metrics)
+        if where == "loss":
+            return Loss(loss.detach() * 0 + value + 0 * loss, metrics)
+        loss.register_hook(lambda gradient: gradient * value)  # type: ignore[no-untyped-call]
+        return Loss(loss * 1.0, metrics)
+
+    monkeypatch.setattr(TrainingStep, "forward", poisoned)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_what_is_not_finite_stops_before_the_optimizer_step(
+    where: str, value: float, melody_root: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, value, where, 5)
+    with pytest.raises(TrainingError, match=rf"^step 5: the {where} is not finite .* first windows of the batch \[\d+"):
+        run(melody_root, tmp_path / "run", 6, "trainer.save_every=1")
+    newest = checkpoint.last(tmp_path / "run")
+    assert newest is not None
+    assert newest.name == "step-000000004"
+    assert weights(tmp_path / "run", 4) == weights(plain, 4)
+    assert all(tensor.isfinite().all() for tensor in tensors(tmp_path / "run", 4).values())
+
+
+def test_a_few_steps_that_are_not_finite_can_be_passed_over_and_counted(
+    melody_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    poison(monkeypatch, math.nan, "loss", 1, 5, 6)
+    with pytest.raises(TrainingError, match=r"step 6: the loss is not finite .*; 2 were skipped before"):
+        run(melody_root, tmp_path / "run", 13, "trainer.save_every=1", "trainer.skip_nonfinite=2", "trainer.ema=0.9")
+    assert steps(tmp_path / "run") == [1, 2, 3, 4, 5]
+    for step, skipped in ((1, 1), (4, 1), (5, 2)):
+        assert position(tmp_path / "run", step)["skipped"] == skipped
+    assert weights(tmp_path / "run", 5) == weights(tmp_path / "run", 4)
+    assert weights(tmp_path / "run", 4) != weights(tmp_path / "run", 3)
+    assert "step 5: the loss is not finite" in caplog.text
+    assert "(2 of at most 2)" in caplog.text
+    assert curve(tmp_path / "run", "train/skipped_steps")[-1] == (5, 2.0)
+    assert [step for step, _ in curve(tmp_path / "run")] == [2, 3, 4]
+
+
+def test_weights_that_are_not_finite_are_never_saved(
     melody_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = Trainer._step
 
-    def poisoned(self: Trainer, batch: Any) -> Any:
-        if self.step == 4:
+    def broken(self: Trainer, *arguments: Any) -> Any:
+        reports = step(self, *arguments)
+        if self.progress.step == 3:
             with torch.no_grad():
-                self.vae.decoder.get_parameter("output.bias")[0] = math.nan
-        return step(self, batch)
+                self.vae.decoder.get_parameter("output.bias")[0] = math.inf
+        return reports
 
-    monkeypatch.setattr(Trainer, "_step", poisoned)
-    with pytest.raises(TrainingError, match=r"step 5: the gradient is not finite .* first windows of the batch"):
+    monkeypatch.setattr(Trainer, "_step", broken)
+    with pytest.raises(TrainingError, match=r"step 3: decoder.output.bias is not finite; the last checkpoint stands"):
         run(melody_root, tmp_path / "run", 13, "trainer.save_every=1")
-    newest = checkpoint.last(tmp_path / "run")
-    assert newest is not None
-    assert newest.name == "step-000000004"
-    assert all(tensor.isfinite().all() for tensor in load_file(newest / "model.safetensors").values())
-
-
-def test_time_up_saves_and_ends_and_moves_no_schedule(melody_root: Path, whole: Path, tmp_path: Path) -> None:
-    run(melody_root, tmp_path / "run", 13, "trainer.max_minutes=1e-6")
-    assert [path.name for path in checkpoint.checkpoints(tmp_path / "run")] == ["step-000000001"]
-    run(melody_root, tmp_path / "run", 13, "resume=auto")
-    assert weights(tmp_path / "run", 13) == weights(whole, 13)
-
-
-def test_a_run_that_goes_on_longer_keeps_its_schedules(melody_root: Path, tmp_path: Path) -> None:
-    run(melody_root, tmp_path / "run", 4)
-    run(melody_root, tmp_path / "run", 6, "resume=auto")
-    values = checkpoint.read_training(tmp_path / "run" / "checkpoints" / "step-000000006").values
-    assert (values["step"], values["schedule_steps"]) == (6, 4)
-
-
-def test_a_run_in_use_and_a_changed_model_are_refused(melody_root: Path, whole: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"already in use; go on with resume=auto or choose another run_dir="):
-        run(melody_root, whole, 13)
-    with pytest.raises(ValueError, match=r"another configuration .*model.latent_dim: 4 -> 5"):
-        run(melody_root, whole, 13, "resume=auto", "model.latent_dim=5")
+    assert steps(tmp_path / "run") == [1, 2]
 
 
 def test_fewer_windows_than_a_batch_train_with_a_warning(
@@ -194,14 +226,144 @@ def test_fewer_windows_than_a_batch_train_with_a_warning(
     assert "the train split has 3 windows, fewer than data.batch_size=64" in caplog.text
 
 
-def test_tensorboard_holds_scalars_media_and_the_projector(whole: Path) -> None:
-    events = EventAccumulator(str(whole / "tensorboard"))
+@pytest.mark.parametrize("parts", [None, ["encoder"], ["decoder", "prior"]])
+def test_a_run_begins_with_another_ones_weights(
+    parts: list[str] | None, melody_root: Path, plain: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    begins = [f"init_from={plain}@last", *([f"init_parts=[{','.join(parts)}]"] if parts else []), "seed=5"]
+    still = ["optimizer.lr=1e-30", "trainer.save_every=1"]
+    run(melody_root, tmp_path / "run", 1, *begins, *still)
+    run(melody_root, tmp_path / "other", 1, "seed=5", *still)
+    ours, theirs, untouched = (
+        tensors(folder, step) for folder, step in ((tmp_path / "run", 1), (plain, 6), (tmp_path / "other", 1))
+    )
+    for name in ours:
+        source = theirs if parts is None or name.split(".")[0] in parts else untouched
+        assert torch.equal(ours[name], source[name])
+        assert not torch.equal(theirs[name], untouched[name])
+    chosen = ", ".join(parts or ["encoder", "decoder", "prior"])
+    assert f"begins with {chosen} of {step_path(plain, 6)}" in caplog.text
+    run(melody_root, tmp_path / "run", 2, *begins, *still, "resume=auto")  # goes on with its own weights
+    assert steps(tmp_path / "run") == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["model.hidden_dim=9"],
+            r"does not fit: decoder.initial_state.bias is \[16\] there and \[18\] here; init_parts=",
+        ),
+        (["model.num_layers=2"], r"does not fit: decoder.initial_state.bias is \[16\] there and \[32\] here"),
+        (["init_parts=[decoder,codec]"], r"init_parts must be of encoder, decoder, prior, got 'codec'"),
+        (["init_from=/nowhere"], r"/nowhere: no such file or directory"),
+    ],
+)
+def test_a_beginning_that_does_not_fit_is_refused(
+    overrides: list[str], message: str, melody_root: Path, plain: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(melody_root, tmp_path / "run", 1, f"init_from={plain}", *overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_part_that_fits_can_begin_a_model_whose_rest_does_not(melody_root: Path, plain: Path, tmp_path: Path) -> None:
+    run(melody_root, tmp_path / "run", 1, f"init_from={plain}", "init_parts=[encoder]", "model.hidden_dim=9")
+    assert steps(tmp_path / "run") == [1]
+
+
+def bfloat16_lstm_works() -> bool:
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            nn.LSTM(4, 4)(torch.zeros(1, 1, 4))[0].sum().backward()
+    except RuntimeError:
+        return False
+    return True
+
+
+def test_a_precision_this_machine_cannot_use_is_one_clear_line(melody_root: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available() or bfloat16_lstm_works():
+        run(melody_root, tmp_path / "run", 1, "trainer.precision=bf16-mixed")
+        assert {tensor.dtype for tensor in tensors(tmp_path / "run", 1).values()} == {torch.float32}
+        return
+    with pytest.raises(
+        ValueError, match=r"^trainer.precision=bf16-mixed does not work .*; use trainer.precision=32-true$"
+    ):
+        run(melody_root, tmp_path / "run", 1, "trainer.precision=bf16-mixed")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_precision_fails_in_one_line_whatever_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refuses(nn.Module):
+        def forward(self, x: torch.Tensor, progress: float) -> Loss:
+            raise RuntimeError("could not create a primitive\nand more")
+
+    with pytest.raises(ValueError, match=r"trainer.precision=bf16-mixed .* \(cpu: could not create a primitive\); use"):
+        Engine(1, "bf16-mixed").rehearse(Refuses(), torch.zeros(1))
+    with pytest.raises(ValueError, match=r"trainer.precision must be one of .*, got '8-bit'"):
+        Engine(1, "8-bit")
+
+
+def test_double_precision_is_double(melody_root: Path, tmp_path: Path) -> None:
+    run(melody_root, tmp_path / "run", 1, "trainer.precision=64-true")
+    assert {tensor.dtype for tensor in tensors(tmp_path / "run", 1).values()} == {torch.float64}
+    assert "64-true" in PRECISIONS
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo looks at every one
+def test_a_compiled_run_has_the_same_names_and_nearly_the_same_weights(
+    melody_root: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # tracing without a C++ compiler
+    run(melody_root, tmp_path / "run", 6, "trainer.compile=true")
+    compiled, expected = tensors(tmp_path / "run", 6), tensors(plain, 6)
+    assert compiled.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_the_deterministic_switch_switches(melody_root: Path, plain: Path, tmp_path: Path) -> None:
+    try:
+        run(melody_root, tmp_path / "run", 6, "trainer.deterministic=true")
+        assert torch.are_deterministic_algorithms_enabled()
+        assert weights(tmp_path / "run", 6) == weights(plain, 6)  # a CPU is, anyway
+    finally:
+        torch.use_deterministic_algorithms(False)
+    run(melody_root, tmp_path / "other", 1)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.filterwarnings("ignore:Profiler")
+def test_the_profile_preset_writes_a_trace_of_a_few_steps(melody_root: Path, tmp_path: Path) -> None:
+    run(melody_root, tmp_path / "run", 5, "debug=profile", "trainer.profile=2")
+    (trace,) = (tmp_path / "run").glob("trace-*.json")
+    events = json.loads(trace.read_text())["traceEvents"]
+    recorded = {event["name"] for event in events if event.get("name", "").startswith("ProfilerStep")}
+    assert recorded == {"ProfilerStep#2", "ProfilerStep#3"}
+
+
+def test_tensorboard_holds_scalars_media_and_the_projector(plain: Path) -> None:
+    events = EventAccumulator(str(plain / "tensorboard"))
     events.Reload()
     tags = events.Tags()
     assert {"train/loss", "train/kl", "train/tokens_per_second", "valid/elbo", "valid/note_f1"} <= set(tags["scalars"])
     assert {"valid/truth", "valid/reconstruction", "valid/sample"} <= set(tags["images"])
     assert {"valid/reconstruction", "valid/sample"} <= set(tags["audio"])
-    assert (whole / "tensorboard" / "projector_config.pbtxt").is_file()
+    assert (plain / "tensorboard" / "projector_config.pbtxt").is_file()
+
+
+def test_the_configuration_and_its_hyperparameters_are_in_the_same_run(plain: Path) -> None:
+    assert len(list((plain / "tensorboard").rglob("events*"))) == 1  # no second run beside it
+    events = EventAccumulator(str(plain / "tensorboard"))
+    events.Reload()
+    (text,) = events.Tensors("run/config/text_summary")
+    assert "model.latent_dim: 4" in text.tensor_proto.string_val[0].decode()
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    shown = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert shown["model.latent_dim"].number_value == 4
+    assert shown["optimizer.lr"].number_value == 2e-3
+    assert shown["experiment"].string_value == "melody"
 
 
 @pytest.mark.parametrize(
@@ -209,21 +371,22 @@ def test_tensorboard_holds_scalars_media_and_the_projector(whole: Path) -> None:
     [
         ({"max_steps": 0}, "trainer.max_steps must be a positive int, got 0"),
         ({"max_steps": "many"}, "trainer.max_steps must be a positive int, got 'many'"),
-        ({"max_steps": 1, "clip_norm": -1}, "trainer.clip_norm must be a positive number, got -1"),
-        ({"max_steps": 1, "max_minutes": 0}, "trainer.max_minutes must be a positive number, got 0"),
+        ({"clip_norm": -1}, "trainer.clip_norm must be a positive number, got -1"),
+        ({"clip_norm": math.nan}, "trainer.clip_norm must be a positive number, got nan"),
+        ({"max_minutes": 0}, "trainer.max_minutes must be a positive number or null, got 0"),
+        ({"accumulate": 0}, "trainer.accumulate must be a positive int, got 0"),
+        ({"ema": 1.0}, "trainer.ema must be a number between 0 and 1, or null, got 1.0"),
+        ({"patience": 0}, "trainer.patience must be a positive int or null, got 0"),
+        ({"skip_nonfinite": -1}, "trainer.skip_nonfinite must be an int >= 0, got -1"),
+        ({"profile": True}, "trainer.profile must be an int >= 0, got True"),
+        ({"compile": "yes"}, "trainer.compile must be true or false, got 'yes'"),
     ],
 )
 def test_trainer_options_are_checked_by_the_key_a_person_typed(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        TrainerOptions(**options)
+        TrainerOptions(**{"max_steps": 1, **options})
 
 
-def _copy(source: Path, target: Path) -> Path:
-    def files() -> Iterator[Path]:
-        return (path for path in source.rglob("*") if path.is_file())
-
-    for path in files():
-        copied = target / path.relative_to(source)
-        copied.parent.mkdir(parents=True, exist_ok=True)
-        copied.write_bytes(path.read_bytes())
-    return target
+def test_an_option_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="trainer has no option 'max_step'; it has: accumulate, "):
+        trainer_options({"max_step": 1})

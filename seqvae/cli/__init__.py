@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         options.run(options)
+    except KeyboardInterrupt:
+        print(f"seqvae {options.command}: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # an OSError too, so it comes first
         return 0
     except (ValueError, OSError) as error:

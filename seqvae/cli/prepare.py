@@ -25,9 +25,14 @@ def add(commands: Commands) -> None:
         sub.add_argument("--root", type=Path, required=True, metavar="DIR", help="where the dataset goes")
         sub.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
         sub.add_argument(
-            "--engine", choices=("sequential", "loky", "dask"), default="loky", help="what converts (default loky)"
+            "--engine",
+            choices=("sequential", "loky", "dask"),
+            default="loky",
+            help="what converts: loky, processes of this machine (default); sequential, this one; dask, the cluster at "
+            "DASK_SCHEDULER_ADDRESS (tcp://HOST:PORT), which must see SOURCE and DIR under the same paths, or without "
+            "that variable a cluster on this machine. The dataset is the same to the byte",
         )
-        sub.add_argument("--jobs", type=int, default=-1, help="processes (default: all cores)")
+        sub.add_argument("--jobs", type=int, default=-1, help="processes (default: one a core)")
         sub.set_defaults(run=lambda options: print(run(options).table()))
         return sub
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from seqvae.data.codec import CODEC_FILE, Codec
+from seqvae.data.codec import CODEC_FILE, Codec, read_json
 from seqvae.data.image import PixelCodec
 from seqvae.data.midi import MelodyTokenizer
 from seqvae.data.text import SentencePieceTokenizer
@@ -12,16 +12,12 @@ __all__ = ["MelodyTokenizer", "PixelCodec", "SentencePieceTokenizer"]
 
 
 def load_codec(directory: Path) -> Codec[Any]:
-    """Return the codec saved in a directory. Raises ValueError when its files name none of ours."""
-    import json
-
+    """Return the codec saved in a directory. Raises ValueError when its files are damaged or none of ours."""
     codecs: dict[str, type[Codec[Any]]] = {
         codec.__name__: codec for codec in (MelodyTokenizer, PixelCodec, SentencePieceTokenizer)
     }
-    try:
-        name = json.loads((directory / CODEC_FILE).read_text(encoding="utf-8"))["codec"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{directory / CODEC_FILE} cannot be read: {error}") from None
-    if name not in codecs:
+    saved = read_json(directory / CODEC_FILE)
+    name = saved.get("codec")
+    if not isinstance(name, str) or name not in codecs:
         raise ValueError(f"{directory / CODEC_FILE} names the codec {name!r}; known are {', '.join(codecs)}")
     return codecs[name].load(directory)

@@ -1,5 +1,6 @@
 """In which order windows are seen: a pure function of (seed, epoch), so that a position is one integer."""
 
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,6 +96,11 @@ def _collate(rows: list[tuple[Tensor, int]]) -> Batch:
     return Batch(stack([window for window, _ in rows]), torch.tensor([index for _, index in rows]))
 
 
+def _leave_signals_to_the_parent(worker: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def loader(
     dataset: WindowDataset,
     codec: Codec[Any],
@@ -110,6 +116,8 @@ def loader(
         batch_sampler=batches,
         collate_fn=_collate,
         num_workers=workers,
+        # a terminal and a cluster send them to every process, and the parent needs its batches to finish its step
+        worker_init_fn=_leave_signals_to_the_parent,
         generator=torch.Generator(),  # else its base seed would be drawn from the global RNG, and resuming differ
         pin_memory=torch.cuda.is_available(),
     )

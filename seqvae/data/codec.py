@@ -13,6 +13,8 @@ from torch import Tensor
 Item = TypeVar("Item")
 
 CODEC_FILE = "codec.json"
+MOST_JSON = 4 << 20  # bytes; what we write ourselves has a few hundred
+MOST_LEVELS = 32  # of lists and objects in one another; what we write ourselves has five
 
 
 class Preview(NamedTuple):
@@ -107,11 +109,42 @@ class Codec(ABC, Generic[Item]):
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """Read a codec that `save` wrote. Raises ValueError when the file is another codec's."""
-        saved = json.loads((directory / CODEC_FILE).read_text(encoding="utf-8"))
-        if saved["codec"] != cls.__name__:
-            raise ValueError(f"{directory / CODEC_FILE} holds a {saved['codec']!r}, not a {cls.__name__}")
-        return cls(**saved["options"])
+        """Read a codec that `save` wrote. Raises ValueError when the file is damaged or another codec's."""
+        saved = read_json(directory / CODEC_FILE)
+        if saved.get("codec") != cls.__name__:
+            raise ValueError(f"{directory / CODEC_FILE} holds a {saved.get('codec')!r}, not a {cls.__name__}")
+        try:
+            return cls(**saved["options"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{directory / CODEC_FILE} cannot be used ({error})") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds. Raises ValueError, with the file and the reason, when it holds none."""
+    try:
+        with path.open("rb") as file:
+            return parse_json(file.read(MOST_JSON + 1))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error})") from None
+
+
+def parse_json(content: bytes) -> dict[str, Any]:
+    """Return the object that JSON text spells. Raises ValueError when it spells none, or is no size of ours."""
+    if len(content) > MOST_JSON:
+        raise ValueError(f"more than {MOST_JSON:,} bytes")
+    try:
+        value = json.loads(content.decode("utf-8"))
+    except RecursionError:
+        raise ValueError(f"nested more than {MOST_LEVELS} levels deep") from None
+    if not isinstance(value, dict):
+        raise ValueError("no JSON object")
+    level: list[Any] = [value]
+    for _ in range(MOST_LEVELS):
+        level = [part for one in level for part in (one.values() if isinstance(one, dict) else one)]
+        level = [part for part in level if isinstance(part, dict | list)]
+    if level:
+        raise ValueError(f"nested more than {MOST_LEVELS} levels deep")
+    return value
 
 
 def strip(tensor: Tensor) -> Tensor:

@@ -35,7 +35,10 @@ class WindowDataset(Dataset[Tensor]):
     """The windows of one split, in the order they were prepared; `columns` hold labels and flags by index."""
 
     def __init__(self, root: Path, split: str, limit: int | None = None) -> None:
-        """Open a split; `limit` uses only its first windows. Raises ValueError for a split it does not have."""
+        """Open a split; `limit` uses only its first windows.
+
+        Raises ValueError for a split it does not have, or when its values are cut short or of another preparation.
+        """
         manifest = read_manifest(root)
         if split not in manifest["splits"]:
             raise ValueError(f"split must be one of {', '.join(manifest['splits'])}, got {split!r}")
@@ -45,6 +48,9 @@ class WindowDataset(Dataset[Tensor]):
         folder = root / split
         self.offsets: NDArray[np.int64] = np.load(folder / "offsets.npy", allow_pickle=False)
         self.items: NDArray[np.int64] = np.load(folder / "items.npy", allow_pickle=False)
+        size, expected = (folder / "values.bin").stat().st_size, int(self.offsets[-1]) * self._dtype.itemsize
+        if size != expected:  # windows would be wrong without a word
+            raise ValueError(f"{folder / 'values.bin'} holds {size:,} bytes, not {expected:,}; prepare the data again")
         if limit is not None:
             if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
                 raise ValueError(f"data.limit must be a positive int, got {limit!r}")

@@ -16,9 +16,22 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from seqvae.data.codec import Codec, Preview
-from seqvae.data.preparation import Outcome, Record, Rejected, Report, find_files, prepare, refuse_existing, split_of
+from seqvae.data.preparation import (
+    Outcome,
+    Record,
+    Rejected,
+    Report,
+    digest_of,
+    find_files,
+    name_of,
+    prepare,
+    printable,
+    refuse_existing,
+    split_of,
+)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow knows others, some of which start programs
 MODES = {1: "L", 3: "RGB"}  # Pillow's names, by the number of channels
 MOST_PIXELS = 64_000_000  # a larger picture is refused before it takes memory
 PREVIEW_SIDE = 96  # pixels; smaller pictures are shown enlarged to about this
@@ -137,36 +150,47 @@ class PixelCodec(Codec[Pixels]):
 def read_picture(path: Path, channels: int = 3) -> Pixels:
     """Return a picture file's pixels [height width channels], upright, as the eye sees them on a white ground.
 
-    Grey is ITU-R 601 luma; of an animation the first frame; 16 bits a channel are scaled to 8.
-    Raises ValueError, with the file and the reason, for whatever cannot be read whole.
+    What is in the file counts, not its ending. Grey is ITU-R 601 luma; of an animation the first frame; 16 bits a
+    channel are scaled to 8. Raises ValueError, with the file and the reason, for whatever cannot be read whole.
     """
     try:
-        if not path.is_file():
-            raise ValueError("no such file")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                if picture.width * picture.height > MOST_PIXELS:  # known from the header, before any pixel is read
-                    raise ValueError(f"{picture.width} x {picture.height} is more than {MOST_PIXELS:,} pixels")
-                picture.load()
-                upright = ImageOps.exif_transpose(picture)
-                return _from_pillow(_on_white(upright).convert(MODES[channels]))
+        return _read(path, channels)
     except Exception as error:  # Pillow raises a dozen types for hostile files
-        reason = " ".join(str(error).split()).replace(repr(str(path)), "it") or type(error).__name__
-        raise ValueError(f"{path}: {reason}") from None
+        raise ValueError(f"{printable(str(path))}: {_reason(error, path)}") from None
+
+
+def _reason(error: Exception, path: Path) -> str:
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return printable(" ".join(text.split()).replace(repr(str(path)), "it")) or type(error).__name__
+
+
+def _read(path: Path, channels: int) -> Pixels:
+    if not path.is_file():
+        raise ValueError("no such file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd metadata
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path, formats=FORMATS) as picture:
+            if picture.width * picture.height > MOST_PIXELS:  # known from the header, before any pixel is read
+                raise ValueError(f"{picture.width} x {picture.height} is more than {MOST_PIXELS:,} pixels")
+            picture.load()
+            ImageOps.exif_transpose(picture, in_place=True)
+            return _from_pillow(_on_white(picture).convert(MODES[channels]))
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
     """Return a picture of 8 bits a channel without transparency."""
     if picture.mode.startswith(("I", "F")):  # convert("L") would clip 16 bits at 255
-        values = np.asarray(picture, np.float64)
-        most = 65535.0 if picture.mode.startswith("I") else max(1.0, float(np.nanmax(values, initial=0)))
-        picture = Image.fromarray(np.nan_to_num(values / most * 255).clip(0, 255).round().astype(np.uint8), "L")
+        values = np.array(picture, np.float32)
+        np.nan_to_num(values, copy=False, posinf=0, neginf=0)
+        most = 65535.0 if picture.mode.startswith("I") else max(1.0, float(values.max(initial=0)))
+        values *= 255 / most
+        picture = Image.fromarray(values.clip(0, 255, out=values).round(out=values).astype(np.uint8))
     if picture.has_transparency_data:
-        above = picture.convert("RGBA")
-        ground = Image.new("RGBA", above.size, "white")
-        return Image.alpha_composite(ground, above).convert("RGB")
+        above = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+        ground = Image.new("RGB", above.size, "white")
+        ground.paste(above, mask=above)
+        return ground
     return picture.convert("RGB") if picture.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV") else picture
 
 
@@ -222,17 +246,14 @@ def prepare_image(
     """
     refuse_existing(root)
     codec = PixelCodec((channels, *parse_size(size)), binarize)
+    source = source.absolute()  # the workers of a cluster stand in folders of their own
     paths = find_files(source, SUFFIXES)
     folders = {path: _folder(path, source) for path in paths}
     names = sorted(set(folders.values()))
     labels = {path: names.index(folders[path]) if len(names) > 1 else None for path in paths}
-    digest = hashlib.sha256()
-    for path in paths:
-        facts = path.relative_to(source), path.stat().st_size, path.stat().st_mtime_ns
-        digest.update(f"{facts}\n".encode(errors="surrogateescape"))
     return prepare(
         root,
-        [_Source(path.relative_to(source).as_posix(), path, split_of(path, source), labels[path]) for path in paths],
+        [_Source(name_of(path, source), path, split_of(path, source), labels[path]) for path in paths],
         partial(_convert, codec),
         codec,
         kind="image",
@@ -240,7 +261,7 @@ def prepare_image(
         seed=seed,
         engine=engine,
         jobs=jobs,
-        key=digest.hexdigest(),
+        key=digest_of(paths, source),
         drop_repeats=False,
     )
 
@@ -302,14 +323,16 @@ class _Source(NamedTuple):
 
 def _folder(path: Path, source: Path) -> str:
     parts = path.relative_to(source).parts[:-1]
-    return "/".join(parts[1:] if split_of(path, source) else parts)
+    return printable("/".join(parts[1:] if split_of(path, source) else parts))
 
 
 def _convert(codec: PixelCodec, source: _Source) -> Outcome:
-    try:
-        pixels = source.picture
-        pixels = read_picture(pixels, codec.image_shape[0]) if isinstance(pixels, Path) else pixels
-    except ValueError as error:
-        return Rejected(source.name, "cannot be read", str(error))
+    pixels = source.picture
+    if isinstance(pixels, Path):
+        path = pixels
+        try:
+            pixels = _read(path, codec.image_shape[0])
+        except Exception as error:  # as in `read_picture`, but a report names the file its own way
+            return Rejected(source.name, "cannot be read", _reason(error, path))
     window = codec.windows(pixels)[0].numpy()
     return Record(source.name, hashlib.sha256(window.tobytes()).hexdigest(), [window], source.split, source.label)

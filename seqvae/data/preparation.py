@@ -1,5 +1,6 @@
 """How sources become a prepared dataset: convert in shards, split by item, drop repeats, write, report."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -9,47 +10,39 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-import joblib
 import numpy as np
-from numpy.typing import NDArray
+from filelock import FileLock, Timeout
 
 import seqvae
+from seqvae.data import shards
 from seqvae.data.codec import Codec
 from seqvae.data.dataset import FORMAT, MANIFEST, SPLITS, fingerprint, sha256
+from seqvae.data.shards import Outcome, Record, Rejected, Shards, Source
+from seqvae.data.sources import digest_of, find_files, name_of, printable, split_of
+
+__all__ = [  # all that a modality and a recipe need, in one place
+    "Outcome",
+    "Record",
+    "Rejected",
+    "Report",
+    "assign_splits",
+    "complete_splits",
+    "digest_of",
+    "find_files",
+    "hold",
+    "name_of",
+    "prepare",
+    "printable",
+    "refuse_existing",
+    "split_of",
+]
 
 log = logging.getLogger(__name__)
 
-SHARD_SIZE = 256  # sources; small enough that a killed preparation loses little
-ENGINES = ("sequential", "loky", "dask")
-
-Source = TypeVar("Source")
-
-
-@dataclass(frozen=True)
-class Record:
-    """One kept item: its windows, and what decides on which side of the split it stands."""
-
-    name: str
-    group: str  # items of one group (repeats of one tune) stay in one split
-    windows: Sequence[NDArray[Any]]
-    split: str | None = None  # kept when the source came already split
-    label: int | None = None
-    dropped: dict[str, int] = field(default_factory=dict)  # windows of this item left out, by rule
-    counted: dict[str, int] = field(default_factory=dict)  # what else a report should say, in a unit its name tells
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """One item left out whole: the rule is counted, the detail is for whoever looks the item up."""
-
-    name: str
-    rule: str
-    detail: str = ""
-
-
-Outcome = Record | Rejected
+PARTS = (*SPLITS, "codec", "report.json", "rejected.jsonl")  # what a dataset is beside its manifest
+LOCK, PARTIAL, SHARDS = ".lock", ".partial", ".shards-"  # what stands in a root while it is made
 
 
 @dataclass
@@ -79,70 +72,6 @@ class Report:
         return "\n".join(rows)
 
 
-@dataclass(frozen=True)
-class Shards(Generic[Source]):
-    """Sources cut in pieces, each converted once into one file; a rerun converts only what is missing."""
-
-    folder: Path
-    sources: Sequence[Source]
-    convert: Callable[[Source], Outcome]
-
-    def run(self, engine: str = "sequential", jobs: int = -1) -> None:
-        """Convert every missing shard; the bytes are the same whatever the engine and the number of jobs."""
-        if engine not in ENGINES:
-            raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        missing = [number for number in range(self.count) if not self._path(number).exists()]
-        if engine == "sequential":
-            for number in missing:
-                _convert_shard(*self._job(number))
-        else:
-            with joblib.parallel_config(backend=engine):
-                joblib.Parallel(n_jobs=jobs)(joblib.delayed(_convert_shard)(*self._job(number)) for number in missing)
-
-    @property
-    def count(self) -> int:
-        return -(-len(self.sources) // SHARD_SIZE)
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:06d}.npz"
-
-    def _job(self, number: int) -> tuple[Path, Sequence[Source], Callable[[Source], Outcome]]:
-        """Return what one worker needs: the sources of its shard, not all of them."""
-        sources = self.sources[number * SHARD_SIZE : (number + 1) * SHARD_SIZE]
-        return self._path(number), sources, self.convert
-
-    def __iter__(self) -> Iterator[Outcome]:
-        for number in range(self.count):
-            with np.load(self._path(number), allow_pickle=False) as shard:
-                values, ends = shard["values"], np.cumsum(shard["lengths"])
-                rows = json.loads(shard["rows"].tobytes())
-            windows = iter(np.split(values, ends[:-1]) if len(ends) else [])
-            for row in rows:
-                if "rule" in row:
-                    yield Rejected(**row)
-                else:
-                    yield Record(**{**row, "windows": [next(windows) for _ in range(row["windows"])]})
-
-
-def _convert_shard(path: Path, sources: Sequence[Source], convert: Callable[[Source], Outcome]) -> None:
-    outcomes = [convert(source) for source in sources]
-    windows = [window for outcome in outcomes if isinstance(outcome, Record) for window in outcome.windows]
-    rows = [
-        {**asdict(outcome), "windows": len(outcome.windows)} if isinstance(outcome, Record) else asdict(outcome)
-        for outcome in outcomes
-    ]
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.savez(
-            file,
-            values=np.concatenate([window.ravel() for window in windows] or [np.empty(0, np.uint8)]),
-            lengths=np.array([window.size for window in windows], np.int64),
-            rows=np.frombuffer(json.dumps(rows).encode(), np.uint8),
-        )
-    temporary.replace(path)
-
-
 def prepare(
     root: Path,
     sources: Sequence[Source],
@@ -166,21 +95,69 @@ def prepare(
     of valid or test that also stands in train is kept and flagged in the column `seen_in_train`.
 
     Raises:
-        ValueError: when `root` already holds a dataset, or nothing was kept (the message names the rules).
+        ValueError: when `root` holds a dataset or something that would be overwritten, another process prepares it,
+            or nothing was kept (the message names the rules).
+        OSError: when something cannot be written or a worker was killed; what is finished then is kept.
     """
-    refuse_existing(root)
-    identity = json.dumps([kind, options, seed, codec.options, codec.spec, key, len(sources)], sort_keys=True)
-    shards = Shards(root / f".shards-{hashlib.sha256(identity.encode()).hexdigest()[:16]}", sources, convert)
-    shards.run(engine, jobs)
-    report = _write(root, shards, codec, kind, options, seed, list(earlier), drop_repeats)
-    shutil.rmtree(shards.folder)
-    return report
+    try:
+        with hold(root):
+            refuse_existing(root)
+            facts = [seqvae.__version__, shards.SHARD_SIZE, kind, options, seed, codec.options, codec.spec, key]
+            identity = json.dumps([*facts, len(sources)], sort_keys=True)
+            folder = root.resolve() / f"{SHARDS}{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+            if {path.name for path in root.glob(f"{SHARDS}*")} - {folder.name}:
+                log.info("%s holds unfinished work of other options or sources, which is of no use here", root)
+            work = Shards(folder, sources, convert)
+            work.run(engine, jobs)
+            report = _write(root, work, codec, kind, options, seed, list(earlier), drop_repeats)
+            _sweep(root)
+            return report
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise type(error)(f"{root} cannot be prepared: {reason} (what is finished is kept for another run)") from error
+
+
+@contextlib.contextmanager
+def hold(root: Path) -> Iterator[None]:
+    """Make `root` if need be and keep other processes from preparing it; ValueError when one is at it already."""
+    root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(root.resolve() / LOCK, is_singleton=True)  # of one process, so a recipe can hold it around prepare
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"{root} is being prepared by another process; wait for it or choose another --root") from None
+    try:
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            (root / LOCK).unlink(missing_ok=True)  # while it is held: whoever waits for this file will see it gone
+        lock.release()
 
 
 def refuse_existing(root: Path) -> None:
-    """Raise ValueError when `root` already holds a prepared dataset: nothing is ever overwritten."""
+    """Raise ValueError when `root` holds a prepared dataset, or files of one's own where its parts would stand.
+
+    Nothing is ever overwritten, but what an interrupted preparation has moved to its place already.
+    """
     if (root / MANIFEST).exists():
+        _sweep(root)  # all there is to do when the preparation was killed after its last step
         raise ValueError(f"{root} already holds a prepared dataset; remove it or choose another --root")
+    for name in PARTS:
+        if (root / name).exists() and name not in _moved(root):
+            raise ValueError(f"{root} holds {name!r}, which a dataset there would overwrite; choose another --root")
+
+
+def _moved(root: Path) -> list[str]:
+    """Return the parts that a preparation had moved to their places when it was killed before it wrote the manifest."""
+    if not (root / PARTIAL / MANIFEST).exists():  # written last: until then nothing is moved
+        return []
+    return [name for name in PARTS if not (root / PARTIAL / name).exists()]
+
+
+def _sweep(root: Path) -> None:
+    """Remove what only the making of a dataset needs, unfinished work with other options included."""
+    for folder in (root / PARTIAL, *root.glob(f"{SHARDS}*")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def assign_splits(groups: Iterable[str], seed: int = 0, share: float = 0.05) -> dict[str, str]:
@@ -229,16 +206,14 @@ def _write(
         reasons = "; ".join(f"{count} x {rule}" for rule, count in report.rejected.most_common(3)) or "no items found"
         raise ValueError(f"nothing to prepare for {root}: every item was rejected ({reasons})")
     splits = complete_splits(groups, seed)
-    temporary = root / ".partial"
-    if temporary.exists():
-        shutil.rmtree(temporary)
+    temporary = _fresh_partial(root)
     image_shape = codec.spec.get("image_shape")
     dtype = np.dtype(np.uint8 if image_shape else np.uint16 if codec.spec["vocab_size"] <= 2**16 else np.int32)
     train_windows: set[bytes] = set()
     for split in SPLITS:  # train first: the others are compared with it
         records = (record for record in outcomes if isinstance(record, Record) and splits[_group(record)] == split)
         folder = temporary / split
-        folder.mkdir(parents=True)
+        folder.mkdir()
         _write_split(folder, split, records, dtype, report, train_windows, drop_repeats)
     (temporary / "codec").mkdir()
     codec.save(temporary / "codec")
@@ -260,15 +235,26 @@ def _write(
         "files": files,
         "fingerprint": fingerprint(files),
     }
-    for path in temporary.iterdir():
-        target = root / path.name
-        if target.is_dir():
-            shutil.rmtree(target)  # left by a run that was killed before it wrote the manifest
-        path.replace(target)
-    temporary.rmdir()
-    _write_json(root / "manifest.tmp", manifest)
-    (root / "manifest.tmp").replace(root / MANIFEST)  # last: a dataset without a manifest is none
+    _write_json(temporary / MANIFEST, manifest)
+    for path in (path for path in temporary.rglob("*") if path.is_file()):
+        with path.open("rb") as written:
+            os.fsync(written.fileno())  # or the manifest could outlive a power cut, and the rest not
+    for name in (*PARTS, MANIFEST):  # the manifest last: a dataset without one is none
+        (temporary / name).rename(root / name)
     return report
+
+
+def _fresh_partial(root: Path) -> Path:
+    """Return an empty folder to write the parts into, having undone what a killed preparation had moved out of it."""
+    for name in _moved(root):
+        path = root / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    partial = root / PARTIAL
+    (partial / MANIFEST).unlink(missing_ok=True)  # first: from here on nothing counts as moved
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir()
+    return partial
 
 
 def _group(record: Record) -> str:
@@ -325,30 +311,3 @@ def _write_split(
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def find_files(source: Path, suffixes: Iterable[str] | None = None) -> list[Path]:
-    """Return the files under `source` (or the file itself) in order, hidden ones left out.
-
-    Raises ValueError when `source` does not exist or holds no file with one of the endings.
-    """
-    if not source.exists():
-        raise ValueError(f"no such file or folder: {source}")
-    endings = {suffix.lower() for suffix in suffixes} if suffixes is not None else None
-    paths = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
-    inside = [
-        path for path in paths if path == source or not any(p.startswith(".") for p in path.relative_to(source).parts)
-    ]
-    found = [path for path in inside if endings is None or path.suffix.lower() in endings]
-    if not found:
-        wanted = f" ending in {', '.join(sorted(endings))}" if endings else ""
-        raise ValueError(f"{source} holds no files{wanted} ({len(inside)} files in all)")
-    return found
-
-
-def split_of(path: Path, source: Path) -> str | None:
-    """Return the split that a path's own name says: SOURCE/train/x.mid, SOURCE/valid.txt; else None."""
-    parts = path.relative_to(source).parts if path != source else ()
-    first = parts[0] if len(parts) > 1 else Path(parts[0]).stem if parts else ""
-    names = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test"}
-    return names.get(first.lower())

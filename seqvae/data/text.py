@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import sentencepiece
 import torch
@@ -23,6 +23,7 @@ from seqvae.data.preparation import (
     Report,
     complete_splits,
     find_files,
+    name_of,
     prepare,
     refuse_existing,
     split_of,
@@ -270,7 +271,7 @@ def prepare_text(
     read = partial(_read, max_characters=_most_characters(max_length), normalize=_normalizer(model_type, normalization))
     for path in paths:
         digest.update(f"{path.relative_to(source)}\n".encode(errors="surrogateescape"))
-        for outcome in read(path, split_of(path, source), digest):
+        for outcome in read(path, name_of(path, source), split_of(path, source), digest):
             if isinstance(outcome, Rejected):
                 rejected.append(outcome)
             elif not came_split and outcome.text in seen:
@@ -314,25 +315,48 @@ def prepare_text(
 
 
 def _read(
-    path: Path, split: str | None, digest: Any, *, max_characters: int, normalize: Callable[[str], str]
+    path: Path, name: str, split: str | None, digest: Any, *, max_characters: int, normalize: Callable[[str], str]
 ) -> Iterator[_Line | Rejected]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            digest.update(line)
-            name = f"{path.name}:{number}"
-            if len(line) > 4 * max_characters:  # before anything that takes time
-                yield Rejected(name, f"longer than {max_characters:,} characters", f"{len(line):,} bytes")
-                continue
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                yield Rejected(name, "not UTF-8", str(error))
-                continue
-            if len(text) > max_characters:
-                yield Rejected(name, f"longer than {max_characters:,} characters", f"{len(text):,} characters")
-                continue
-            text = normalize(text)
-            yield _Line(name, text, split) if text else Rejected(name, "empty line")
+    try:
+        if not path.is_file():  # opening a pipe would wait for ever
+            raise FileNotFoundError(None, "no such file")
+        file = path.open("rb")
+    except OSError as error:
+        yield Rejected(name, "cannot be read", str(error.strerror))
+        return
+    with file:
+        for number, (line, length) in enumerate(_lines(file, 4 * max_characters, digest), 1):
+            found = _check_line(line, length, max_characters, "utf-8-sig" if number == 1 else "utf-8")
+            text = normalize(found) if isinstance(found, str) else ""
+            if text:
+                yield _Line(f"{name}:{number}", text, split)
+            else:
+                yield Rejected(f"{name}:{number}", *(("empty line",) if isinstance(found, str) else found))
+
+
+def _lines(file: BinaryIO, most: int, digest: Any) -> Iterator[tuple[bytes, int]]:
+    """Yield every line with its length in bytes; of one beyond `most` bytes only its beginning is kept."""
+    while part := file.readline(most):
+        line, length = part, len(part)
+        digest.update(part)
+        while not part.endswith(b"\n") and (part := file.readline(most)):
+            length += len(part)
+            digest.update(part)
+        yield line, length
+
+
+def _check_line(line: bytes, length: int, max_characters: int, encoding: str) -> str | tuple[str, str]:
+    """Return a line's text, or the rule that it breaks with a detail."""
+    too_long = f"longer than {max_characters:,} characters"
+    if length > 4 * max_characters:  # before anything that takes time
+        return too_long, f"{length:,} bytes"
+    try:
+        text = line.decode(encoding)
+    except UnicodeDecodeError as error:
+        return "not UTF-8", str(error)
+    if len(text) > max_characters:
+        return too_long, f"{len(text):,} characters"
+    return ("holds a NUL character", "UTF-16, or no text at all") if "\0" in text else text
 
 
 def _convert(tokenizer: SentencePieceTokenizer, min_length: int, line: _Line) -> Outcome:

@@ -124,7 +124,7 @@ def _read(name: str, split: str) -> Run:
     path = checkpoint.resolve(name)
     facts = checkpoint.read_config(path)
     run_dir = run_dir_of(path)
-    own = None if run_dir is None else run_dir / "config.yaml"
+    own = None if run_dir is None else newest_config(run_dir)
     if own is not None and own.is_file():
         try:
             config = yaml.safe_load(own.read_text(encoding="utf-8"))
@@ -147,6 +147,12 @@ def _scores(path: Path, split: str) -> Scores | None:
         return None
     scores = Scores.load(place)
     return scores if scores.weights == weights_digest(path) else None
+
+
+def newest_config(run_dir: Path) -> Path:
+    """Return where the configuration is that a run went on with last."""
+    later = len(list(run_dir.glob("config.resume-*.yaml")))
+    return run_dir / (f"config.resume-{later}.yaml" if later else "config.yaml")
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -5,54 +5,91 @@ import logging
 import os
 import platform
 import sys
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
 import hydra
+import hydra._internal.hydra
 import torch
 from filelock import FileLock, Timeout
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from yaml import YAMLError
 
 import seqvae
 from seqvae import data, models, objectives, priors, schedules
-from seqvae.data.batching import BatchOrder
+from seqvae.data.batching import BatchOrder, loader
 from seqvae.data.codec import Codec
 from seqvae.data.dataset import WindowDataset, read_manifest
 from seqvae.harness import checkpoint, conf_dir
 from seqvae.harness.checkpoint import CheckpointError
-from seqvae.harness.comparison import flat
+from seqvae.harness.comparison import flat, newest_config
 from seqvae.harness.engine import Engine
+from seqvae.harness.options import trainer_options
+from seqvae.harness.signals import Stopped
 from seqvae.harness.sweep import Outcome, Outcomes, job_dir, table
-from seqvae.harness.trainer import Trainer, trainer_options
+from seqvae.harness.trainer import Trainer, TrainingStep
 from seqvae.vae import VAE
 
 log = logging.getLogger(__name__)
 
-FAILURES = (HydraException, OmegaConfBaseException, ValueError, OSError)
+FAILURES = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError)
 """What a user can cause: one line, no traceback."""
 
 LOGGING: dict[str, Any] = {"level": logging.INFO, "format": "%(message)s"}  # to stderr
 
 OPTIMIZERS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
+
+def _public(module: ModuleType) -> dict[str, Any]:
+    """Return a module's public builders by their full names: its own functions and classes, nothing it imports."""
+    builders = {name: getattr(module, name) for name in module.__all__}
+    for name, builder in builders.items():
+        home = getattr(builder, "__module__", "")
+        assert home == module.__name__ or home.startswith(f"{module.__name__}."), (
+            f"{module.__name__}: {name} is not its own"
+        )
+        assert inspect.isclass(builder) or inspect.isfunction(builder), f"{module.__name__}: {name} is no builder"
+    return {f"{module.__name__}.{name}": builder for name, builder in builders.items()}
+
+
 REGISTRY: dict[str, Any] = {
-    f"{module.__name__}.{name}": getattr(module, name)
-    for module in (data, models, objectives, priors, schedules)
-    for name in module.__all__
-} | {f"torch.optim.{optimizer.__name__}": optimizer for optimizer in OPTIMIZERS}
+    **{f"torch.optim.{optimizer.__name__}": optimizer for optimizer in OPTIMIZERS},
+    **{
+        name: builder
+        for module in (data, models, objectives, priors, schedules)
+        for name, builder in _public(module).items()
+    },
+}
 """Every name that a configuration or a checkpoint may build. Nothing is ever imported by a name from outside."""
 
-CHANGEABLE = ("trainer.", "optimizer.lr", "data.root", "data.workers", "data.max_tokens", "run_dir", "resume", "debug")
-"""The keys, or their beginnings, that may differ when a run goes on."""
+CHANGEABLE = (
+    *(
+        f"trainer.{name}"
+        for name in ("max_steps", "max_minutes", "valid_every", "save_every", "log_every", "keep_last")
+    ),
+    *(f"trainer.{name}" for name in ("clip_norm", "patience", "skip_nonfinite", "devices", "timeout_minutes")),
+    *(f"trainer.{name}" for name in ("compile", "deterministic", "profile")),
+    "optimizer.lr",
+    "data.root",
+    "data.workers",
+)
+"""The keys that may differ when a run goes on: none of them moves its position or changes what its weights mean."""
+
+ITS_OWN = ("run_dir", "resume", "init_from", "init_parts")
+"""The keys that say which run it is and how it begins: they are no part of what is compared."""
 
 
 def build(node: Any, **runtime: Any) -> Any:
@@ -64,7 +101,7 @@ def build(node: Any, **runtime: Any) -> Any:
         ValueError: for a name outside the registry, an argument the builder does not have or lacks, or a value it
             refuses; the message says which.
     """
-    parameters, target = _parameters(node), node["_target_"]
+    parameters, target = _arguments_of(node), node["_target_"]
     arguments = {name: _build_argument(value) for name, value in node.items() if name != "_target_"}
     for name in arguments:
         if name not in parameters or name.startswith("_"):
@@ -77,10 +114,13 @@ def build(node: Any, **runtime: Any) -> Any:
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in arguments and name not in runtime:
             raise ValueError(f"{target} needs {name}, which neither the configuration nor the data gives")
-    return REGISTRY[target](**arguments, **runtime)
+    try:
+        return REGISTRY[target](**arguments, **runtime)
+    except (ArithmeticError, AttributeError, MemoryError, TypeError) as error:  # a value of a kind it never thought of
+        raise ValueError(f"{target} cannot be built of these values ({error})") from error
 
 
-def _parameters(node: Any) -> Mapping[str, inspect.Parameter]:
+def _arguments_of(node: Any) -> Mapping[str, inspect.Parameter]:
     """Return what the builder that a node names takes. Raises ValueError where it names none."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ValueError(f"expected a mapping with a _target_, got {node!r}")
@@ -101,9 +141,13 @@ def _build_argument(value: Any) -> Any:
 def assemble(model: Mapping[str, Any], prior: Mapping[str, Any], codec: Codec[Any]) -> VAE:
     """Return a VAE for the codec's windows, freshly initialised; a prior gets those facts of the data that it takes."""
     encoder, decoder = build(model, **codec.spec)
-    taken = _parameters(prior)
+    taken = _arguments_of(prior)
     facts = {name: fact for name, fact in codec.spec.items() if name in taken}
     return VAE(encoder, decoder, build(prior, latent_dim=encoder.latent_dim, **facts))
+
+
+MOST_LENGTH = 1 << 20
+"""Tokens of a window that a checkpoint may ask for: no weight tells how many, and sampling too many would not end."""
 
 
 @dataclass(frozen=True)
@@ -129,44 +173,71 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Trained:
         raise ValueError(f"device {str(device)!r} cannot be used ({str(error).splitlines()[0]})") from None
     path = checkpoint.resolve(str(name))
     config = checkpoint.read_config(path)
+    weights = checkpoint.read_tensors(path, checkpoint.WEIGHTS)
     try:
+        _check_description(config)
         codec = data.load_codec(path)
+        if codec.spec.get("max_length", 0) > MOST_LENGTH:
+            raise ValueError(f"windows of {codec.spec['max_length']} tokens are more than {MOST_LENGTH:,}")
+        with torch.device("meta"), _parameters(2 * len(weights)):  # shapes only: a size costs nothing yet
+            expected = assemble(config["model"], config["prior"], codec).state_dict()
+        checkpoint.check_weights(path, weights, expected)
         vae = assemble(config["model"], config["prior"], codec)
-        vae.load_state_dict(checkpoint.read_tensors(path, "model.safetensors"))
+        vae.load_state_dict(weights)
     except CheckpointError:
         raise
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(path, " ".join(str(error).split())) from error
+    except Exception as error:  # what a hostile file makes a builder raise is no finite list
+        raise CheckpointError(path, " ".join(str(error).split()) or type(error).__name__) from error
     return Trained(vae.eval().to(device), codec, config, path)
+
+
+def _check_description(config: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a checkpoint's config.json says what its users rely on."""
+    for name in ("model", "prior", "data"):
+        if not isinstance(config.get(name), dict):
+            raise ValueError(f"{name} in {checkpoint.CONFIG} must be an object, got {config.get(name)!r}")
+    for name in ("root", "fingerprint"):
+        value = config["data"].get(name)
+        if not isinstance(value, str):
+            raise ValueError(f"data.{name} in {checkpoint.CONFIG} must be a string, got {value!r}")
+
+
+@contextmanager
+def _parameters(most: int) -> Iterator[None]:
+    """Let at most so many parameters be made: a hostile number of layers ends here and not when memory does."""
+    made = 0
+
+    def count(module: Any, name: str, parameter: Any) -> None:
+        nonlocal made
+        made += 1
+        if made > most:
+            raise ValueError(f"the model of {checkpoint.CONFIG} has more parameters than {checkpoint.WEIGHTS}")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def train(config: DictConfig) -> dict[str, float]:
     """Train as the configuration says and return the last validation's metrics.
 
     Everything that can be refused is refused before the run directory is touched.
+
+    Raises:
+        ValueError: for what a person got wrong.
+        Stopped: after a signal, when everything is saved.
     """
-    with ExitStack() as held:  # the run directory's lock and log: the next job of a sweep has its own
-        return _train(config, held)
-
-
-def _train(config: DictConfig, held: ExitStack) -> dict[str, float]:
-    run_dir = Path(str(config.run_dir)).resolve()
-    if config.resume not in (None, "auto"):
-        run_dir = Path(str(config.resume)).resolve()
-        if not (run_dir / "config.yaml").is_file():
-            raise ValueError(f"resume={config.resume} is no run directory (no config.yaml); or use resume=auto")
-        config = _continued(run_dir)
-    elif (run_dir / "config.yaml").exists():
-        if config.resume != "auto":
-            raise ValueError(
-                f"run directory {_shown(run_dir)} is already in use; go on with resume=auto or choose another run_dir="
-            )
-        _refuse_changes(OmegaConf.load(run_dir / "config.yaml"), config)
+    run_dir, config, changes = _which_run(config)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     options = trainer_options(plain["trainer"])
-    engine = Engine(options.devices, options.precision)
+    engine = Engine(options.devices, options.precision, options.timeout_minutes, options.deterministic)
     root = Path(plain["data"]["root"]).resolve()
     manifest = read_manifest(root)
+    newest = checkpoint.last(run_dir)
+    if newest is not None and checkpoint.read_config(newest)["data"]["fingerprint"] != manifest["fingerprint"]:
+        raise ValueError(f"{root} is not the dataset that {_shown(run_dir)} was trained on (its sha256 differs)")
     codec = data.load_codec(root / "codec").replace(**plain["data"]["view"])
     splits = {split: WindowDataset(root, split, plain["data"]["limit"]) for split in ("train", "valid")}
     for split, dataset in splits.items():
@@ -175,6 +246,8 @@ def _train(config: DictConfig, held: ExitStack) -> dict[str, float]:
     batch_size = plain["data"]["batch_size"]
     torch.manual_seed(plain["seed"])
     vae = assemble(plain["model"], plain["prior"], codec)
+    if newest is None and plain["init_from"] is not None:
+        _warm_start(vae, plain["init_from"], plain["init_parts"])
     objective = build(plain["objective"])
     optimizer = build(plain["optimizer"], params=vae.parameters())
     learning_rate = build(plain["learning_rate"])
@@ -182,32 +255,8 @@ def _train(config: DictConfig, held: ExitStack) -> dict[str, float]:
     order = BatchOrder(
         splits["train"].lengths, batch_size, plain["data"]["max_tokens"], plain["seed"], engine.world_size
     )
-    if engine.is_main:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        try:
-            held.enter_context(FileLock(run_dir / ".lock", timeout=0))
-        except Timeout:
-            raise ValueError(f"run directory {_shown(run_dir)} is being trained in by another process") from None
-        held.enter_context(_logging_to(run_dir / "train.log"))
-        checkpoint.sweep(run_dir / "checkpoints")
-        if not (run_dir / "config.yaml").exists():
-            OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
-        parameters = sum(parameter.numel() for parameter in vae.parameters())
-        log.info(
-            "%s: %s parameters; %s train and %s valid windows; run directory %s",
-            plain["experiment"],
-            f"{parameters:,}",
-            f"{len(splits['train']):,}",
-            f"{len(splits['valid']):,}",
-            _shown(run_dir),
-        )
-        if len(splits["train"]) < batch_size:
-            log.warning(
-                "the train split has %d windows, fewer than data.batch_size=%d: batches are smaller",
-                len(splits["train"]),
-                batch_size,
-            )
-    engine.barrier()
+    (first,) = loader(splits["train"], codec, [[0, len(splits["train"]) - 1]], seed=0, epoch=0)
+    engine.rehearse(TrainingStep(vae, objective), first.x)
     trainer = Trainer(
         engine=engine,
         vae=vae,
@@ -232,7 +281,62 @@ def _train(config: DictConfig, held: ExitStack) -> dict[str, float]:
         workers=plain["data"]["workers"],
         fresh_views=plain["data"]["fresh_views"],
     )
-    return trainer.fit(checkpoint.last(run_dir))
+    with _claimed(run_dir, engine):
+        if engine.is_main:
+            _describe(trainer, plain["experiment"], batch_size)
+            _record(run_dir, config, changes)
+        to_be_shown = newest is None or bool(changes)
+        return trainer.fit(newest, flat(plain) if to_be_shown else None)
+
+
+@contextmanager
+def _claimed(run_dir: Path, engine: Engine) -> Iterator[None]:
+    """Hold a run directory for the main process, swept and with its log open; every process waits for it.
+
+    Raises:
+        ValueError: in every process, when another training holds it.
+    """
+    problem: str | None = None
+    lock = FileLock(run_dir / ".lock")
+    log_file: logging.FileHandler | None = None
+    if engine.is_main:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            problem = f"run directory {_shown(run_dir)} is being trained in by another process"
+        else:
+            log_file = _RunLog(run_dir / "train.log", encoding="utf-8")
+            log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            logging.getLogger().addHandler(log_file)
+            checkpoint.sweep(run_dir / "checkpoints")
+    problem = engine.broadcast(problem)
+    if problem:
+        raise ValueError(problem)
+    try:
+        yield
+    finally:
+        if log_file is not None:
+            logging.getLogger().removeHandler(log_file)
+            log_file.close()
+        lock.release()
+
+
+def _describe(trainer: Trainer, experiment: str, batch_size: int) -> None:
+    log.info(
+        "%s: %s parameters; %s train and %s valid windows; run directory %s",
+        experiment,
+        f"{sum(parameter.numel() for parameter in trainer.vae.parameters()):,}",
+        f"{len(trainer.train):,}",
+        f"{len(trainer.valid):,}",
+        _shown(trainer.run_dir),
+    )
+    if len(trainer.train) < batch_size:
+        log.warning(
+            "the train split has %d windows, fewer than data.batch_size=%d: batches are smaller",
+            len(trainer.train),
+            batch_size,
+        )
 
 
 def _shown(path: Path) -> str:
@@ -240,42 +344,120 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-@contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
+def _warm_start(vae: VAE, name: str, parts: list[str] | None) -> None:
+    """Load the parts of a VAE from a checkpoint: all of it, or those named.
+
+    Raises:
+        ValueError: for a part that there is not, or one that does not fit.
+    """
+    known = [part for part, _ in vae.named_children()]
+    for part in parts or []:
+        if part not in known:
+            raise ValueError(f"init_parts must be of {', '.join(known)}, got {part!r}")
+    path = checkpoint.resolve(name)
+    chosen = parts or known
+
+    def of_parts(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {key: tensor for key, tensor in tensors.items() if key.split(".")[0] in chosen}
+
+    there, here = of_parts(checkpoint.read_tensors(path, "model.safetensors")), of_parts(vae.state_dict())
+    for key in sorted(there.keys() | here.keys()):
+        shapes = [list(tensors[key].shape) if key in tensors else "missing" for tensors in (there, here)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"init_from={name} does not fit: {key} is {shapes[0]} there and {shapes[1]} here; "
+                "init_parts=[...] takes only some parts"
+            )
+    vae.load_state_dict(there, strict=False)
+    log.info("begins with %s of %s (%d tensors)", ", ".join(chosen), path, len(there))
 
 
-def _changeable(key: str) -> bool:
-    return key.startswith(CHANGEABLE)
+class _RunLog(logging.FileHandler):
+    """A log file that cannot be written ends the training as any other file does, instead of printing a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise  # it is called while the error is handled
 
 
-def _continued(run_dir: Path) -> DictConfig:
-    """Return a run's own configuration with the command line's changes to it, as far as they may change."""
-    saved = OmegaConf.load(run_dir / "config.yaml")
-    assert isinstance(saved, DictConfig)
-    overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
-    refused = [override for override in overrides if not _changeable(override.lstrip("+~"))]
+Changes = dict[str, tuple[Any, Any]]
+
+
+def _which_run(config: DictConfig) -> tuple[Path, DictConfig, Changes | None]:
+    """Return the run directory, its configuration, and what of that is new: None for a run that begins.
+
+    Raises:
+        ValueError: when the run directory is in use and nothing says to go on, or for a change that no run survives.
+    """
+    run_dir = Path(str(config.run_dir)).resolve()
+    if config.resume not in (None, "auto"):
+        run_dir = Path(str(config.resume)).resolve()
+        if not (run_dir / "config.yaml").is_file():
+            raise ValueError(f"resume={config.resume} is no run directory (no config.yaml); or use resume=auto")
+        config = _overridden(_newest_config(run_dir))
+    elif not (run_dir / "config.yaml").exists():
+        return run_dir, config, None
+    elif config.resume != "auto":
+        raise ValueError(
+            f"run directory {_shown(run_dir)} is already in use; go on with resume=auto or choose another run_dir="
+        )
+    before, after = (flat(OmegaConf.to_container(node, resolve=True)) for node in (_newest_config(run_dir), config))
+    changes = {
+        key: (before.get(key), after.get(key))
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and key not in ITS_OWN
+    }
+    refused = {key: change for key, change in changes.items() if key not in CHANGEABLE}
     if refused:
-        raise ValueError(f"a run that goes on cannot change {', '.join(refused)}; only {', '.join(CHANGEABLE)}*")
-    merged = OmegaConf.merge(saved, OmegaConf.from_dotlist(overrides))
-    assert isinstance(merged, DictConfig)
-    return merged
+        raise ValueError(
+            f"a run that goes on cannot change {_told(refused)}; choose another run_dir= (what may change: "
+            f"{', '.join(CHANGEABLE)})"
+        )
+    return run_dir, config, changes
 
 
-def _refuse_changes(saved: Any, config: DictConfig) -> None:
-    before, after = (flat(OmegaConf.to_container(node, resolve=True)) for node in (saved, config))
-    changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
-    refused = [key for key in changed if not _changeable(key)]
-    if refused:
-        differences = ", ".join(f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in refused[:5])
-        raise ValueError(f"the run was started with another configuration ({differences}); choose another run_dir=")
+def _newest_config(run_dir: Path) -> DictConfig:
+    """Return the configuration that a run went on with last."""
+    config = OmegaConf.load(newest_config(run_dir))
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def _overridden(saved: DictConfig) -> DictConfig:
+    """Return a run's own configuration with the command line's values in it.
+
+    Raises:
+        ValueError: for what is no single value, such as model=lstm, which would choose a whole part anew.
+    """
+    for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
+        key = override.key_or_group
+        if key in ITS_OWN:
+            continue
+        top = key.split(".")[0]
+        is_value = top in saved and not isinstance(OmegaConf.select(saved, key), DictConfig)
+        if override.is_delete() or override.is_sweep_override() or override.package is not None or not is_value:
+            raise ValueError(
+                f"resume=RUN goes on with the run's own configuration and cannot take {override.input_line}; "
+                f"only values may change: {', '.join(CHANGEABLE)}"
+            )
+        OmegaConf.update(saved, key, override.value(), force_add=True)
+    return saved
+
+
+def _told(changes: Changes) -> str:
+    return ", ".join(f"{key}: {before!r} -> {after!r}" for key, (before, after) in list(changes.items())[:5])
+
+
+def _record(run_dir: Path, config: DictConfig, changes: Changes | None) -> None:
+    """Keep the configuration: of the start as config.yaml, of every change since as config.resume-N.yaml."""
+    name = "config.yaml"
+    if changes is not None:
+        if not changes:
+            return
+        log.info("goes on with %s", _told(changes))
+        name = f"config.resume-{len(list(run_dir.glob('config.resume-*.yaml'))) + 1}.yaml"
+    temporary = run_dir / f".{name}"
+    OmegaConf.save(config, temporary, resolve=True)
+    temporary.replace(run_dir / name)
 
 
 def _constant(arguments: Sequence[str]) -> set[str]:
@@ -302,10 +484,10 @@ def _leave_out_leftovers(config: DictConfig) -> None:
     def prune(node: Any, path: str) -> None:
         if not isinstance(node, DictConfig) or node.get("_target_") not in REGISTRY:
             return
-        parameters = _parameters(node)
+        known = _arguments_of(node)
         for name in [str(name) for name in node if name != "_target_"]:
             key = f"{path}.{name}"
-            if name in parameters:
+            if name in known:
                 prune(OmegaConf.select(node, name), key)
             elif not any(f"{other}.".startswith(f"{key}.") for other in typed):
                 log.info("%s is left out: %s has no such argument", key, node["_target_"])
@@ -319,7 +501,7 @@ def _leave_out_leftovers(config: DictConfig) -> None:
 
 
 def _run_job(config: DictConfig, constant: Collection[str]) -> Outcome:
-    """Train one job of a sweep. Whatever becomes of it, the next one may be right: nothing is raised."""
+    """Train one job of a sweep: whatever becomes of it, the next one may be right."""
     job, error = HydraConfig.get(), None
     run_dir = job_dir(str(config.run_dir), job.overrides.task, constant)
     try:
@@ -329,12 +511,41 @@ def _run_job(config: DictConfig, constant: Collection[str]) -> Outcome:
             raise ValueError(f"a job of a sweep is one process, got trainer.devices={config.trainer.devices}")
         config.trainer.devices, config.run_dir = 1, run_dir
         train(config)
+    except Stopped:  # so is the whole sweep
+        raise
     except FAILURES as failure:
         error = " ".join(str(failure).split())
     except Exception as failure:  # a bug, or a model too large for the memory
         log.exception("%s", run_dir)
         error = " ".join(f"{type(failure).__name__}: {failure}".split())
     return Outcome(job.job.num, run_dir, error)
+
+
+def _quiet_thread(failed: threading.ExceptHookArgs) -> None:
+    """Say nothing of a file that a thread could not write: TensorBoard's hands its error on to the training."""
+    if not isinstance(failed.exc_value, OSError):
+        threading.__excepthook__(failed)
+
+
+class _Loader(ConfigLoaderImpl):
+    """Hydra's loader of configurations, except that none can make Hydra itself build something by its name.
+
+    It would do so before `train` sees the configuration: callbacks and the handlers of a log are such names, and an
+    environment variable can be one to the processes that are started.
+    """
+
+    def load_configuration(self, *args: Any, **kwargs: Any) -> DictConfig:
+        config = super().load_configuration(*args, **kwargs)
+        silent = {"version": 1, "root": None, "disable_existing_loggers": False}
+        allowed = {"callbacks": {}, "job.env_set": {}, "job_logging": silent, "hydra_logging": silent}
+        for key, value in allowed.items():
+            if OmegaConf.select(config.hydra, key) != value:
+                raise ValueError(f"hydra.{key} cannot be set: Hydra would do what it says without asking seqvae")
+        for key in ("launcher._target_", "sweeper._target_"):
+            plugin = OmegaConf.select(config.hydra, key)
+            if not str(plugin).startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
+                raise ValueError(f"hydra.{key} must be one of Hydra's plugins, got {plugin!r}")
+        return config
 
 
 def main(command: list[str] | None = None) -> int:
@@ -344,6 +555,7 @@ def main(command: list[str] | None = None) -> int:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
     logging.basicConfig(**LOGGING)
+    excepthook, threading.excepthook = threading.excepthook, _quiet_thread
     failures: list[str] = []
     constant = _constant(sys.argv[1:])
     with TemporaryDirectory(prefix="seqvae-sweep-") as folder:
@@ -353,16 +565,22 @@ def main(command: list[str] | None = None) -> int:
             logging.basicConfig(**LOGGING)
             sys.argv = command or sys.argv
             _leave_out_leftovers(config)
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                outcomes.add(_run_job(config, constant))
-                return
             try:
-                train(config)
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    outcomes.add(_run_job(config, constant))
+                else:
+                    train(config)
+            except Stopped as stop:
+                log.warning("%s", stop)
+                raise SystemExit(stop.exit_code) from None  # any other exception: Hydra would start the next job
             except FAILURES as error:
                 failures.append(str(error))  # Hydra would print a line of its own on the way
 
         run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(task)
+        hydra._internal.hydra.ConfigLoaderImpl = _Loader  # type: ignore[attr-defined]
         try:
+            if any(argument.startswith("--e") for argument in sys.argv[1:]):
+                raise ValueError("--experimental-rerun is refused: it would unpickle a file")
             run()
             jobs = outcomes.read()
             if jobs:
@@ -370,6 +588,12 @@ def main(command: list[str] | None = None) -> int:
             failures += [f"{job.run_dir}: {job.error}" for job in jobs if job.error is not None]
         except FAILURES as error:
             failures.append(str(error))
+        except RecursionError:
+            failures.append("the configuration is nested too deeply")
+        except SystemExit as end:
+            return int(end.code or 0)
+        finally:
+            threading.excepthook = excepthook
     for failure in failures:
         print(f"seqvae train: {' '.join(failure.split())}", file=sys.stderr)
     return 2 if failures else 0

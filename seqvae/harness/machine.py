@@ -35,6 +35,7 @@ LIBRARIES = (
 
 EXTRAS = {
     "examples": "the named corpora of data_prep/",
+    "dask": "a cluster that prepares a dataset: --engine dask",
     "sweep": "the jobs of a sweep side by side: hydra/launcher=joblib",
     "dev": "tests, formatting and type checks",
 }
@@ -152,7 +153,7 @@ def _attempt(precision: str, network: nn.Module) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the answer says it
             engine = Engine(devices=1, precision=precision)
-            module, optimizer = engine.setup(network, torch.optim.SGD(network.parameters(), lr=0.1))
+            module, optimizer = engine.setup(network, torch.optim.SGD(network.parameters(), lr=0.1), compile=False)
             loss = module().float().square().mean()
             engine.backward(loss)
             optimizer.step()

@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +18,8 @@ from seqvae.data.codec import Preview
 
 log = logging.getLogger(__name__)
 
+HYPERPARAMETER_METRICS = ("valid/objective", "valid/elbo")
+
 
 class Tracker:
     """Writes one TensorBoard run; after a resume, what stood after `step` is purged, so each step shows once."""
@@ -25,16 +28,27 @@ class Tracker:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tensorboard's own imports
             from torch.utils.tensorboard import SummaryWriter
-        self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+            from torch.utils.tensorboard.summary import hparams
+        self.hparams = hparams
+        # at the very start, too: a run that died before its first checkpoint begins again in the same folder
+        self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
 
     def scalars(self, split: str, metrics: dict[str, float], step: int) -> None:
         """Write numbers as split/name."""
         for name, value in metrics.items():
             self.writer.add_scalar(f"{split}/{name}", value, step)
 
-    def config(self, text: str) -> None:
-        """Write the whole configuration as text."""
-        self.writer.add_text("run/config", f"```\n{text}\n```")
+    def config(self, settings: Mapping[str, Any], step: int) -> None:
+        """Write a flat configuration as text and, in the same run, as hyperparameters beside what they led to."""
+        text = "\n".join(f"    {name}: {_printable(str(value))}" for name, value in settings.items())
+        self.writer.add_text("run/config", text, step)
+        values = {
+            name: value if isinstance(value, bool | int | float) else str(value) for name, value in settings.items()
+        }
+        # not add_hparams: it would open a second run beside this one
+        summaries = self.hparams(values, dict.fromkeys(HYPERPARAMETER_METRICS, 0.0))  # type: ignore[no-untyped-call]
+        for summary in summaries:
+            self.writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
 
     def preview(self, name: str, preview: Preview, step: int) -> None:
         """Write items as text, picture and sound under split/name."""
@@ -105,7 +119,7 @@ class ProgressBar:
         text = " ".join(f"{name} {_short(value)}" for name, value in metrics.items())
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, numbers=text)
-        elif self.enabled:
+        elif self.enabled and metrics:
             log.info("step %s/%s %s", f"{step:,}", f"{self.total:,}", text)
 
 

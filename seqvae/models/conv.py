@@ -151,8 +151,8 @@ def conv(
     """
     check_positive(latent_dim=latent_dim, width=width, stages=stages, blocks=blocks, features=features)
     channels, height, breadth = image_shape
-    if min(height, breadth) < 1 << stages:
-        most = min(height, breadth).bit_length() - 1
+    most = min(height, breadth).bit_length() - 1  # the halvings that leave a pixel
+    if stages > most:
         raise ValueError(f"stages must be at most {most} for {height}x{breadth} pixels, got {stages}")
     shape = (channels, height, breadth)
     encoder = ConvEncoder(shape, levels, latent_dim, width, stages, blocks, features)

@@ -10,9 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqvae.data.midi.melody import BENT, FIRST_NOTE, ONSETS, OUT_OF_RANGE, to_notes
-from seqvae.data.midi.reading import MidiError, printable, read_midi
+from seqvae.data.midi.reading import MidiError, read_midi
 from seqvae.data.midi.tokenizer import MelodyTokenizer
-from seqvae.data.preparation import Outcome, Record, Rejected, Report, find_files, prepare, split_of
+from seqvae.data.preparation import (
+    Outcome,
+    Record,
+    Rejected,
+    Report,
+    digest_of,
+    find_files,
+    name_of,
+    prepare,
+    split_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +50,8 @@ def prepare_midi(
     if not isinstance(min_notes, int) or min_notes < 1:
         raise ValueError(f"min_notes must be a positive int, got {min_notes!r}")
     codec = MelodyTokenizer(bars=bars, meter=meter)
+    source = source.absolute()  # the workers of a cluster stand in folders of their own
     paths = find_files(source, SUFFIXES)
-    stamps = [(_name(path, source), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     report = prepare(
         root,
         paths,
@@ -52,7 +62,7 @@ def prepare_midi(
         seed=seed,
         engine=engine,
         jobs=jobs,
-        key=hashlib.sha256(repr(stamps).encode()).hexdigest(),
+        key=digest_of(paths, source),
         earlier=earlier,
     )
     onsets, bent = report.counted[ONSETS], report.counted[BENT]
@@ -62,12 +72,8 @@ def prepare_midi(
     return report
 
 
-def _name(path: Path, source: Path) -> str:
-    return printable(path.relative_to(source).as_posix() if path != source else path.name)
-
-
 def _convert(path: Path, *, source: Path, codec: MelodyTokenizer, min_notes: int) -> Outcome:
-    name = _name(path, source)
+    name = name_of(path, source)
     try:
         midi = read_midi(path)
     except MidiError as error:

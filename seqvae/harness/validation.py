@@ -1,0 +1,115 @@
+"""What a training looks at on the way: the valid split's metrics, reconstructions, samples and posterior means."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqvae.data.batching import loader, valid_loader
+from seqvae.data.codec import Codec
+from seqvae.data.dataset import VALID_EPOCH, WindowDataset
+from seqvae.evaluation import active_units
+from seqvae.gaussian import DiagonalGaussian
+from seqvae.harness.engine import Engine
+from seqvae.harness.tracking import Tracker
+from seqvae.objectives import Objective
+from seqvae.vae import VAE
+
+PREVIEWS = 8  # items a preview shows
+SCORED_WINDOWS = 512  # windows whose reconstruction is scored at each validation
+PROJECTED_POINTS = 2000  # posterior means in the projector's snapshot
+VALID_SEED = 777
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Looks at a VAE on the valid split, the same way every time, and leaves the training's RNG as it was."""
+
+    engine: Engine
+    vae: VAE
+    codec: Codec[Any]
+    objective: Objective
+    valid: WindowDataset
+    batch_size: int
+
+    @torch.no_grad()
+    def run(self, tracker: Tracker | None, step: int, interrupted: Callable[[], bool]) -> dict[str, float]:
+        """Return the metrics with every schedule at its end; nothing where `interrupted` said so on the way."""
+        devices = [self.engine.device] if self.engine.device.type == "cuda" else []
+        training = self.vae.training
+        self.vae.eval()
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(VALID_SEED)
+            metrics = self._means(interrupted)
+            if metrics and self.engine.is_main:
+                metrics |= self._reconstruction_scores()
+                if tracker is not None:
+                    tracker.scalars("valid", metrics, step)
+                    self._preview(tracker, step)
+        self.vae.train(training)
+        return self.engine.broadcast(metrics)
+
+    def _means(self, interrupted: Callable[[], bool]) -> dict[str, float]:
+        batches = valid_loader(
+            self.valid,
+            self.codec,
+            batch_size=self.batch_size,
+            rank=self.engine.rank,
+            world_size=self.engine.world_size,
+        )
+        totals: dict[str, Tensor] = {}
+        for batch in batches:
+            if interrupted():
+                return {}
+            x = batch.x.to(self.engine.device)
+            examples = int((batch.index >= 0).sum())
+            loss, parts = self.objective(self.vae, x, 1.0, self.engine.batch_mean(examples))
+            for name, value in {"objective": loss, **parts, "examples": torch.ones(())}.items():
+                totals[name] = totals.get(name, torch.zeros((), dtype=torch.float64)) + value.double().cpu() * examples
+        names = sorted(totals)
+        sums = self.engine.sum(torch.stack([totals[name] for name in names]).to(self.engine.device)).tolist()
+        means = dict(zip(names, sums, strict=True))
+        examples = means.pop("examples")
+        return {name: total / examples for name, total in means.items()}
+
+    def _reconstruction_scores(self) -> dict[str, float]:
+        chosen, x, posterior = self._encode(SCORED_WINDOWS)
+        predicted = list(self.vae.decoder.predict(x, posterior.mean).cpu())
+        truth = [self.valid[index] for index in chosen]
+        return {"active_units": float(active_units(posterior)), **self.codec.score(truth, predicted)}
+
+    def _encode(self, count: int) -> tuple[list[int], Tensor, DiagonalGaussian]:
+        """Return evenly spread windows of the valid split, what the model sees of them, and their posteriors."""
+        count = min(count, len(self.valid))
+        chosen = [place * len(self.valid) // count for place in range(count)]
+        (batch,) = loader(self.valid, self.codec, [chosen], seed=VALID_SEED, epoch=VALID_EPOCH)
+        x = batch.x.to(self.engine.device)
+        return chosen, x, self.vae.encoder(x)
+
+    def _preview(self, tracker: Tracker, step: int) -> None:
+        chosen, _, posterior = self._encode(PREVIEWS)
+        generator = torch.Generator(self.engine.device).manual_seed(VALID_SEED)
+        prior = self.vae.prior(self.vae.encoder)
+        shown: dict[str, Iterable[Tensor]] = {
+            "truth": [self.valid[index] for index in chosen],
+            "reconstruction": self.vae.decoder.sample(posterior.mean),
+            "sample": self.vae.decoder.sample(prior.sample(PREVIEWS, generator)),
+        }
+        for name, windows in shown.items():
+            items = [self.codec.join([window.cpu()]) for window in windows]
+            tracker.preview(f"valid/{name}", self.codec.preview(items), step)
+
+    @torch.no_grad()
+    def project(self, tracker: Tracker, step: int) -> None:
+        """Write posterior means for the embedding projector."""
+        training = self.vae.training
+        self.vae.eval()
+        chosen, _, posterior = self._encode(PROJECTED_POINTS)
+        try:
+            labels = [str(label) for label in self.valid.column("label")[chosen]]
+        except ValueError:
+            labels = [self.valid.names[self.valid.items[index]] for index in chosen]
+        tracker.embedding("valid/posterior_mean", posterior.mean.cpu(), labels, step)
+        self.vae.train(training)
