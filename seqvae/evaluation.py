@@ -53,13 +53,13 @@ def importance_weighted_bound(
     """
     if samples < 1 or rows < 1:
         raise ValueError(f"importance samples and rows must be positive, got {samples} and {rows}")
-    posterior = vae.encoder(x)
+    posterior, prior = vae.encoder(x), vae.prior(vae.encoder)
     log_sum = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     log_sum_of_squares = log_sum.clone()
     done = 0
     while done < samples:
         chunk = min(samples - done, max(1, rows // len(x)))
-        weights = vae.terms_at(x, posterior, posterior.rsample(chunk, generator)).log_weights.double()
+        weights = vae.terms_at(x, posterior, posterior.rsample(chunk, generator), prior).log_weights.double()
         log_sum = torch.logaddexp(log_sum, weights.logsumexp(0))
         log_sum_of_squares = torch.logaddexp(log_sum_of_squares, (2 * weights).logsumexp(0))
         done += chunk

@@ -11,6 +11,11 @@ LOG_TWO_PI = math.log(2.0 * math.pi)
 LOG_VARIANCE_BOUND = 8.0
 
 
+def soft_bound(values: Float[Tensor, "*shape"], bound: float) -> Float[Tensor, "*shape"]:
+    """Return bound * tanh(values / bound): the values while they are small, and never beyond the bound."""
+    return bound * torch.tanh(values / bound)
+
+
 @dataclass(frozen=True)
 class DiagonalGaussian:
     """N(mean, diag(exp(log_variance))), one for each example of a batch."""
@@ -53,5 +58,4 @@ class GaussianHead(nn.Module):
     def forward(self, features: Float[Tensor, "batch features"]) -> DiagonalGaussian:
         with torch.autocast(features.device.type, enabled=False):
             features = features.to(self.mean.weight.dtype)
-            bounded = LOG_VARIANCE_BOUND * torch.tanh(self.log_variance(features) / LOG_VARIANCE_BOUND)
-            return DiagonalGaussian(self.mean(features), bounded)
+            return DiagonalGaussian(self.mean(features), soft_bound(self.log_variance(features), LOG_VARIANCE_BOUND))

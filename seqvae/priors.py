@@ -1,6 +1,7 @@
 """Priors p(z). A prior is handed the encoder when it is called and never owns it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqvae.gaussian import LOG_TWO_PI, DiagonalGaussian
+from seqvae.gaussian import LOG_TWO_PI, LOG_VARIANCE_BOUND, DiagonalGaussian, soft_bound
 
-__all__ = ["StandardNormal"]
+__all__ = ["MixtureOfGaussians", "StandardNormal", "VampPrior"]
 
 
 class PriorDistribution(Protocol):
@@ -66,3 +67,74 @@ class StandardNormal(Prior):
 
     def forward(self, encoder: nn.Module) -> StandardNormalDistribution:
         return StandardNormalDistribution(self.latent_dim, self.like)
+
+
+@dataclass(frozen=True)
+class MixtureDistribution:
+    """sum_k softmax(logits)_k N(mean_k, diag(exp(log_variance_k))), a row of `components` each."""
+
+    logits: Float[Tensor, " components"]
+    components: DiagonalGaussian
+
+    def log_prob(self, z: Float[Tensor, "*samples batch latent"]) -> Float[Tensor, "*samples batch"]:
+        mean, log_variance = self.components.mean, self.components.log_variance
+        squares = (z.unsqueeze(-2) - mean).square() * torch.exp(-log_variance)
+        log_densities = -0.5 * (squares + log_variance + LOG_TWO_PI).sum(-1)
+        return torch.logsumexp(torch.log_softmax(self.logits, 0) + log_densities, -1)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n latent"]:
+        chosen = torch.multinomial(torch.softmax(self.logits, 0), n, replacement=True, generator=generator)
+        parts = DiagonalGaussian(self.components.mean[chosen], self.components.log_variance[chosen])
+        return parts.rsample(1, generator)[0]
+
+    def kl(self, posterior: DiagonalGaussian) -> None:
+        return None  # no closed form: KL is a Monte Carlo estimate
+
+
+class MixtureOfGaussians(Prior):
+    """p(z) = a learned mixture of diagonal Gaussians, whose means start as draws from N(0, I).
+
+    Raises:
+        ValueError: when components is not positive.
+    """
+
+    def __init__(self, latent_dim: int, components: int = 100) -> None:
+        super().__init__(latent_dim)
+        _check_components(components)
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.mean = nn.Parameter(torch.randn(components, latent_dim))
+        self.log_variance = nn.Parameter(torch.zeros(components, latent_dim))
+
+    def forward(self, encoder: nn.Module) -> MixtureDistribution:
+        log_variance = soft_bound(self.log_variance, LOG_VARIANCE_BOUND)
+        return MixtureDistribution(self.logits, DiagonalGaussian(self.mean, log_variance))
+
+
+class VampPrior(Prior):
+    """p(z) = 1/K sum_k q(z|u_k): the posteriors of K learned pictures (Tomczak & Welling, 2018, eq. 9).
+
+    A picture u_k is the sigmoid of its parameters, so every pixel stays within [0, 1].
+
+    Raises:
+        ValueError: when components is not positive, or the data are no pictures.
+    """
+
+    uniform: Tensor
+
+    def __init__(self, latent_dim: int, components: int = 500, image_shape: Sequence[int] | None = None) -> None:
+        super().__init__(latent_dim)
+        _check_components(components)
+        if image_shape is None:
+            raise ValueError(
+                "a VampPrior learns pictures to encode, and tokens cannot be learned like that; use prior=mixture"
+            )
+        self.register_buffer("uniform", torch.zeros(components), persistent=False)
+        self.pictures = nn.Parameter(torch.randn(components, *image_shape))
+
+    def forward(self, encoder: nn.Module) -> MixtureDistribution:
+        return MixtureDistribution(self.uniform, encoder(torch.sigmoid(self.pictures)))
+
+
+def _check_components(components: int) -> None:
+    if isinstance(components, bool) or not isinstance(components, int) or components < 1:
+        raise ValueError(f"components must be a positive int, got {components!r}")

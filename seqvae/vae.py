@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from seqvae.gaussian import DiagonalGaussian
-from seqvae.priors import Prior
+from seqvae.priors import Prior, PriorDistribution
 
 
 class Encoder(nn.Module, ABC):
@@ -23,7 +23,13 @@ class Encoder(nn.Module, ABC):
 
 
 class Decoder(nn.Module, ABC):
-    """p(x|z): the likelihood is part of it, and nothing outside asks which one it is."""
+    """p(x|z): the likelihood is part of it, and nothing outside asks which one it is.
+
+    `is_density` says that p(x|z) is a density over what x stands for, and no probability of x: then nats depend on
+    the unit that x is measured in, and are no NLL.
+    """
+
+    is_density: bool = False
 
     @abstractmethod
     def log_prob(self, x: Shaped[Tensor, "batch ..."], z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
@@ -95,11 +101,19 @@ class VAE(nn.Module):
         return self.terms_at(x, posterior, z)
 
     def terms_at(
-        self, x: Shaped[Tensor, "batch ..."], posterior: DiagonalGaussian, z: Float[Tensor, "samples batch latent"]
+        self,
+        x: Shaped[Tensor, "batch ..."],
+        posterior: DiagonalGaussian,
+        z: Float[Tensor, "samples batch latent"],
+        prior: PriorDistribution | None = None,
     ) -> ELBOTerms:
-        """Return the terms at given latents: what an evaluation that encodes once and samples in chunks calls."""
+        """Return the terms at given latents: what an evaluation that encodes once and samples in chunks calls.
+
+        `prior` is p(z) where it is at hand already: one made of posteriors takes a pass of the encoder.
+        """
         samples = z.shape[0]
-        prior = self.prior(self.encoder)
+        if prior is None:
+            prior = self.prior(self.encoder)
         repeated = x.expand(samples, *x.shape).flatten(0, 1)
         log_likelihood = self.decoder.log_prob(repeated, z.flatten(0, 1)).view(samples, -1)
         return ELBOTerms(

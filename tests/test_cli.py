@@ -333,7 +333,7 @@ def test_train_trains_and_refuses_a_run_directory_in_use(get_world: GetWorld, ca
         (["data.batch_size=abc"], "batch_size must be"),
         (["data.limit=0"], "data.limit must be a positive int, got 0"),
         (["+data.view.flip=true"], "has no view option 'flip'"),
-        (["model=conv"], "seqvae.models.conv has no argument"),
+        (["model=conv"], "seqvae.models.conv does not fit this data: it takes no vocab_size"),
         (["model._target_=os.system"], "'os.system' cannot be built"),
         (["optimizer.lr=-1"], "learning rate"),
         (["resume=nowhere"], "is no run directory"),

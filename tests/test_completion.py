@@ -90,7 +90,7 @@ def test_every_command_and_experiment_is_offered() -> None:
 
 def test_every_key_that_is_offered_is_one_that_hydra_knows() -> None:
     def leaves(typed: str) -> Iterator[str]:
-        for candidate in after(f"train model=lstm {typed}"):
+        for candidate in after(f"train model=lstm objective=beta_elbo prior=standard_normal {typed}"):
             if candidate.endswith("."):
                 yield from leaves(candidate)
             elif "@" not in candidate and candidate not in ("experiment=", "debug="):

@@ -1,12 +1,15 @@
 """Objectives: what is weighted, what is floored, and what refuses to be combined."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from seqvae.objectives import BetaELBO
+from seqvae.objectives import IWAE, Autoencoder, BetaELBO, CapacityELBO, DReG, TargetRate
+from seqvae.priors import MixtureOfGaussians
 from seqvae.schedules import Constant, Linear
 from seqvae.vae import VAE
 from tests.helpers.linear_gaussian import linear_gaussian
@@ -18,7 +21,7 @@ def world() -> tuple[VAE, Tensor]:
     return vae, evidence.sample((64,))
 
 
-def loss_of(objective: BetaELBO, world: tuple[VAE, Tensor], progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+def loss_of(objective: Any, world: tuple[VAE, Tensor], progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
     torch.manual_seed(0)
     result = objective(*world, progress)
     return result.loss, result.metrics
@@ -98,3 +101,203 @@ def test_several_samples_estimate_the_same_elbo_with_less_noise(world: tuple[VAE
 def test_what_makes_no_sense_is_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BetaELBO(**{"beta": Constant(), **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("capacity", [0.0, 0.5, 50.0])
+def test_capacity_prices_the_distance_of_the_mean_kl_from_it_on_either_side(
+    world: tuple[VAE, Tensor], capacity: float
+) -> None:
+    loss, metrics = loss_of(CapacityELBO(Linear(0.0, capacity, share=0.5), gamma=3.0), world, progress=0.25)
+    assert metrics["capacity"] == pytest.approx(capacity / 2)
+    paid = loss.detach() + metrics["log_likelihood"]
+    torch.testing.assert_close(paid, 3.0 * (metrics["kl"] - capacity / 2).abs())
+    assert float(metrics["elbo"]) == pytest.approx(float(metrics["log_likelihood"] - metrics["kl"]))
+
+
+def test_capacity_and_a_target_rate_ask_for_the_kl_of_all_processes(world: tuple[VAE, Tensor]) -> None:
+    def everywhere(values: Tensor) -> Tensor:
+        return torch.full_like(values.mean(0), 7.0)
+
+    torch.manual_seed(0)
+    loss, metrics = CapacityELBO(Constant(2.0), gamma=1.0)(*world, 1.0, everywhere)
+    torch.testing.assert_close(loss.detach(), 5.0 - metrics["log_likelihood"])
+    high, low = TargetRate(nats=1.0), TargetRate(nats=100.0)
+    for objective in (high, low):
+        objective(*world, 0.0, everywhere)
+    assert high.log_beta > math.log(0.01) > low.log_beta
+
+
+def test_the_autoencoder_decodes_the_mean_and_pays_no_kl(world: tuple[VAE, Tensor]) -> None:
+    vae, x = world
+    loss, metrics = loss_of(Autoencoder(), world)
+    oracle = vae.decoder.log_prob(x, vae.encoder(x).mean).mean()
+    torch.testing.assert_close(loss, -oracle)
+    assert set(metrics) == {"log_likelihood_at_mean"}  # without noise there is no ELBO to report
+    loss.backward()
+    assert vae.encoder.log_variance.grad is None
+
+
+def test_the_autoencoders_elbo_is_that_of_a_vae_and_drawn_in_validation_alone(world: tuple[VAE, Tensor]) -> None:
+    vae, x = world
+    vae.eval()
+    _, metrics = loss_of(Autoencoder(), world)
+    torch.manual_seed(0)
+    torch.testing.assert_close(metrics["elbo"], vae.terms(x).elbo.detach().mean())
+    assert metrics["log_likelihood"] < metrics["log_likelihood_at_mean"]
+
+
+@pytest.mark.parametrize("kind", [IWAE, DReG])
+def test_the_importance_weighted_loss_lies_between_elbo_and_evidence(kind: Any) -> None:
+    vae, evidence = linear_gaussian(error=0.3)
+    x = evidence.sample((4000,))
+    exact = float(evidence.log_prob(x).mean())
+    bounds = []
+    for samples in (1, 5, 50):
+        loss, metrics = loss_of(kind(Constant(1.0), samples=samples), (vae, x))
+        torch.testing.assert_close(-loss.detach(), metrics["iw_bound"])
+        bounds.append(float(metrics["iw_bound"]))
+    assert bounds[0] < bounds[1] < bounds[2] < exact + 0.02
+    assert bounds[2] == pytest.approx(exact, abs=0.02)
+    assert bounds[0] == pytest.approx(float(metrics["elbo"]), abs=0.05)
+
+
+@pytest.mark.parametrize("kind", [IWAE, DReG])
+def test_the_importance_weighted_loss_is_exact_when_the_posterior_is(kind: Any) -> None:
+    vae, evidence = linear_gaussian()
+    x = evidence.sample((16,))
+    loss, _ = loss_of(kind(Constant(1.0), samples=3), (vae, x))
+    torch.testing.assert_close(-loss.detach(), evidence.log_prob(x).mean(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [IWAE, DReG])
+@pytest.mark.parametrize("beta", [0.0, 0.4])
+def test_beta_weighs_the_importance_weights_and_not_the_bound(
+    world: tuple[VAE, Tensor], kind: Any, beta: float
+) -> None:
+    loss, metrics = loss_of(kind(Constant(beta), samples=4), world)
+    torch.manual_seed(0)
+    terms = world[0].terms(world[1], 4)
+    weighted = terms.log_likelihood + beta * (terms.log_prior - terms.log_posterior)
+    torch.testing.assert_close(loss, -(weighted.logsumexp(0) - math.log(4)).mean())
+    torch.testing.assert_close(metrics["iw_bound"], (terms.log_weights.logsumexp(0) - math.log(4)).mean().detach())
+
+
+def gradients(objective: Any, vae: VAE, x: Tensor, draws: int) -> dict[str, Tensor]:
+    """Return the gradient of each parameter in each of many draws: [draws parameters]."""
+    rows: dict[str, list[Tensor]] = {}
+    torch.manual_seed(0)
+    for _ in range(draws):
+        vae.zero_grad()
+        objective(vae, x, 1.0).loss.backward()
+        for name, parameter in vae.named_parameters():
+            assert parameter.grad is not None
+            rows.setdefault(name.split(".")[0], []).append(parameter.grad.flatten().clone())
+    width = {"encoder": 2, "decoder": 1}
+    return {
+        part: torch.cat([torch.stack(some[start :: width[part]]) for start in range(width[part])], 1)
+        for part, some in rows.items()
+    }
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5])
+def test_the_doubly_reparameterised_gradient_has_iwaes_mean_and_less_noise(beta: float) -> None:
+    vae, evidence = linear_gaussian(error=0.6)
+    x = evidence.sample((32,))
+    draws = 300
+    found = {kind: gradients(kind(Constant(beta), samples=16), vae, x, draws) for kind in (IWAE, DReG)}
+    for part in ("encoder", "decoder"):
+        one, other = found[IWAE][part], found[DReG][part]
+        error = ((one.var(0) + other.var(0)) / draws).sqrt()
+        assert ((one.mean(0) - other.mean(0)).abs() < 4 * error).all(), part
+        # the agreement means something: there are gradients that are many errors away from zero
+        assert (one.mean(0).abs() > 10 * error).any(), part
+    assert (found[DReG]["encoder"].var(0) < 0.5 * found[IWAE]["encoder"].var(0)).all()
+
+
+def test_with_an_exact_posterior_the_doubly_reparameterised_gradient_of_the_encoder_has_no_noise() -> None:
+    vae, evidence = linear_gaussian()
+    x = evidence.sample((8,))
+    assert gradients(IWAE(Constant(1.0)), vae, x, 2)["encoder"].abs().max() > 1e-3
+    assert gradients(DReG(Constant(1.0)), vae, x, 2)["encoder"].abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("nats", [0.4, 1.5])
+def test_a_target_rate_is_held_by_a_model_that_is_free_to_take_any(nats: float) -> None:
+    vae, evidence = linear_gaussian(error=0.3)
+    objective = TargetRate(nats, gain=0.05)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=0.02)
+    torch.manual_seed(0)
+    rates = []
+    for _ in range(600):
+        result = objective(vae, evidence.sample((64,)), 0.0)
+        optimizer.zero_grad()
+        result.loss.backward()
+        optimizer.step()
+        rates.append(float(result.metrics["kl"]))
+    assert sum(rates[-100:]) / 100 == pytest.approx(nats, rel=0.05)
+    assert max(rates[:100]) > 1.2 * nats  # where it went at the low beta it began with
+
+
+def test_a_target_rate_is_a_beta_elbo_at_the_beta_it_reports(world: tuple[VAE, Tensor]) -> None:
+    loss, metrics = loss_of(TargetRate(nats=1.0, start=0.3), world)
+    torch.testing.assert_close(loss.detach(), -metrics["log_likelihood"] + metrics["beta"] * metrics["kl"])
+    assert 0 < metrics["beta"] < 1
+
+
+def test_a_validation_leaves_the_controller_alone_and_does_not_depend_on_it(world: tuple[VAE, Tensor]) -> None:
+    losses = []
+    for start in (0.01, 0.5):
+        objective = TargetRate(nats=5.0, start=start)
+        before = objective.log_beta.clone()
+        world[0].eval()
+        loss, metrics = loss_of(objective, world)
+        assert torch.equal(objective.log_beta, before)
+        world[0].train()
+        loss_of(objective, world)
+        assert not torch.equal(objective.log_beta, before)
+        losses.append(loss.detach())
+    assert torch.equal(*losses)
+    torch.testing.assert_close(losses[0], -metrics["log_likelihood"] + 10.0 * (metrics["kl"] - 5.0).abs())
+
+
+def test_a_step_that_is_not_finite_does_not_move_the_controller(world: tuple[VAE, Tensor]) -> None:
+    objective = TargetRate(nats=5.0)
+    before = objective.log_beta.clone()
+    objective(*world, 0.0, lambda values: torch.full_like(values[0], math.nan))
+    assert torch.equal(objective.log_beta, before)
+    objective(*world, 0.0)
+    assert not torch.equal(objective.log_beta, before)
+
+
+def test_the_controller_refuses_a_number_format_it_cannot_count_in(world: tuple[VAE, Tensor]) -> None:
+    with pytest.raises(ValueError, match=r"cannot count in torch\.bfloat16: use trainer\.precision=bf16-mixed"):
+        TargetRate(nats=5.0).bfloat16()(*world, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: CapacityELBO(Constant(1.0), gamma=0.0), "gamma must be a positive number, got 0.0"),
+        (
+            lambda: CapacityELBO(Linear(0.0, -2.0)),
+            "capacity at the training's end must be a number of nats >= 0, got -2",
+        ),
+        (lambda: CapacityELBO(25.0), "capacity must be a schedule, got 25.0"),  # type: ignore[arg-type]
+        (lambda: IWAE(Constant(), samples=0), "samples must be a positive int, got 0"),
+        (lambda: DReG(Constant(), samples=2.5), "samples must be a positive int, got 2.5"),  # type: ignore[arg-type]
+        (lambda: DReG(1.0), "beta must be a schedule, got 1.0"),  # type: ignore[arg-type]
+        (lambda: TargetRate(nats=0), "nats must be a positive number, got 0"),
+        (lambda: TargetRate(nats="8"), "nats must be a positive number, got '8'"),  # type: ignore[arg-type]
+        (lambda: TargetRate(nats=8, start=20.0), "start must lie between lowest=0.0001 and highest=10.0, got 20.0"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_by_name(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_free_nats_for_each_dimension_need_a_prior_with_a_closed_form() -> None:
+    vae, evidence = linear_gaussian()
+    vae.prior = MixtureOfGaussians(2, components=3).double()
+    with pytest.raises(ValueError, match="this prior has none, use free_nats_total"):
+        BetaELBO(Constant(), free_nats=0.1)(vae, evidence.sample((4,)), 1.0)

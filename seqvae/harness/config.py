@@ -52,14 +52,8 @@ def build(node: Any, **runtime: Any) -> Any:
         ValueError: for a name outside the registry, an argument the builder does not have or lacks, or a value it
             refuses; the message says which.
     """
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        raise ValueError(f"expected a mapping with a _target_, got {node!r}")
-    target = node["_target_"]
-    if not isinstance(target, str) or target not in REGISTRY:
-        raise ValueError(f"_target_ {target!r} cannot be built; it must be one of {', '.join(sorted(REGISTRY))}")
-    builder = REGISTRY[target]
+    parameters, target = arguments_of(node), node["_target_"]
     arguments = {name: _build_argument(value) for name, value in node.items() if name != "_target_"}
-    parameters = inspect.signature(builder).parameters
     for name in arguments:
         if name not in parameters or name.startswith("_"):
             raise ValueError(f"{target} has no argument {name!r}; it has: {', '.join(parameters)}")
@@ -72,9 +66,19 @@ def build(node: Any, **runtime: Any) -> Any:
         if parameter.default is parameter.empty and name not in arguments and name not in runtime:
             raise ValueError(f"{target} needs {name}, which neither the configuration nor the data gives")
     try:
-        return builder(**arguments, **runtime)
+        return REGISTRY[target](**arguments, **runtime)
     except (ArithmeticError, AttributeError, MemoryError, TypeError) as error:  # a value of a kind it never thought of
         raise ValueError(f"{target} cannot be built of these values ({error})") from error
+
+
+def arguments_of(node: Any) -> Mapping[str, inspect.Parameter]:
+    """Return what the builder that a node names takes. Raises ValueError where it names none."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ValueError(f"expected a mapping with a _target_, got {node!r}")
+    target = node["_target_"]
+    if not isinstance(target, str) or target not in REGISTRY:
+        raise ValueError(f"_target_ {target!r} cannot be built; it must be one of {', '.join(sorted(REGISTRY))}")
+    return inspect.signature(REGISTRY[target]).parameters
 
 
 def _build_argument(value: Any) -> Any:
@@ -86,9 +90,11 @@ def _build_argument(value: Any) -> Any:
 
 
 def assemble(model: Mapping[str, Any], prior: Mapping[str, Any], codec: Codec[Any]) -> VAE:
-    """Return a VAE for the codec's windows, freshly initialised."""
+    """Return a VAE for the codec's windows, freshly initialised; a prior gets those facts of the data that it takes."""
     encoder, decoder = build(model, **codec.spec)
-    return VAE(encoder, decoder, build(prior, latent_dim=encoder.latent_dim))
+    taken = arguments_of(prior)
+    facts = {name: fact for name, fact in codec.spec.items() if name in taken}
+    return VAE(encoder, decoder, build(prior, latent_dim=encoder.latent_dim, **facts))
 
 
 MOST_LENGTH = 1 << 20

@@ -16,11 +16,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from seqvae.harness import conf_dir
+from seqvae.harness.config import REGISTRY, arguments_of
 from seqvae.harness.run import train
 from seqvae.harness.signals import Stopped
 from seqvae.harness.sweep import Outcome, Outcomes, job_dir, table
@@ -44,6 +45,33 @@ def _constant(arguments: Sequence[str]) -> set[str]:
         if not override.is_sweep_override():
             constant.add(f"{override.get_key_element()}={override.get_value_element_as_str()}")
     return constant
+
+
+def _leave_out_leftovers(config: DictConfig) -> None:
+    """Leave out what an experiment says of a part that the command line exchanged for one without such an argument.
+
+    `experiment=fashion objective=autoencoder` is not to fail at the experiment's beta. What a person typed stays.
+    """
+    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    typed = [override.key_or_group for override in overrides]
+
+    def prune(node: Any, path: str) -> None:
+        if not isinstance(node, DictConfig) or node.get("_target_") not in REGISTRY:
+            return
+        known = arguments_of(node)
+        for name in [str(name) for name in node if name != "_target_"]:
+            key = f"{path}.{name}"
+            if name in known:
+                prune(OmegaConf.select(node, name), key)
+            elif not any(f"{other}.".startswith(f"{key}.") for other in typed):
+                log.info("%s is left out: %s has no such argument", key, node["_target_"])
+                del node[name]
+
+    with open_dict(config):
+        for override in overrides:
+            if (conf_dir() / override.key_or_group).is_dir():
+                path = override.package or override.key_or_group
+                prune(OmegaConf.select(config, path), path)
 
 
 def _run_job(config: DictConfig, constant: Collection[str]) -> Outcome:
@@ -110,6 +138,7 @@ def main(command: list[str] | None = None) -> int:
         def task(config: DictConfig) -> None:  # in a sweep it may run in another process, and then with a copy of this
             logging.basicConfig(**LOGGING)
             sys.argv = command or sys.argv
+            _leave_out_leftovers(config)
             try:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     outcomes.add(_run_job(config, constant))

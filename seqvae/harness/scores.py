@@ -21,7 +21,7 @@ class Scores:
 
     split: str
     data: str  # the dataset's fingerprint
-    seen: str  # the sha256 of what the model saw of every example
+    seen: str  # the sha256 of what the model saw of every example, and of whether its nats are a density's
     weights: str  # the sha256 of the model's weights
     importance_samples: int  # of the nll; 0 where there is none
     index: NDArray[np.int64]
@@ -114,7 +114,7 @@ def other_examples(first: Scores, other: Scores) -> str | None:
     if not np.array_equal(first.index, other.index):
         return f"they scored different examples ({len(other.index):,} and {len(first.index):,} of them)"
     if first.seen != other.seen:
-        return "their models saw the examples differently (data.view)"
+        return "their models saw the examples differently (data.view), or one gives a density and one a probability"
     return None
 
 

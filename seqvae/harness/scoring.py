@@ -63,6 +63,7 @@ def evaluate(
     """Return ELBO, importance-weighted NLL, latent health and reconstruction scores of a split.
 
     All in nats an example unless the name says otherwise; `elbo` and `log_likelihood` higher, `nll` lower is better.
+    A model that gives a density gets `log_density` (higher is better) and nothing by units: it has no NLL.
     `rows` bounds how many decoded windows are in memory at once.
 
     Raises:
@@ -82,37 +83,42 @@ def evaluate(
     scores = score_examples(
         vae, [x for x, _ in batches], importance_samples=importance_samples, generator=generator, rows=rows
     )
-    metrics = _latent_metrics(scores, importance_samples, generator)
+    density = vae.decoder.is_density
+    metrics = _latent_metrics(scores, importance_samples, generator, density)
     order = torch.cat([index for _, index in batches])
-    metrics |= _unit_metrics(scores, codec, [dataset[index] for index in order.tolist()])
+    if density:
+        log.warning("this model's p(x|z) is a density: its nats are no NLL, and compare with those of no other kind")
+    else:
+        metrics |= _unit_metrics(scores, codec, [dataset[index] for index in order.tolist()])
     metrics["seconds"] = time.monotonic() - started
     reconstruction = _reconstruction(vae, codec, dataset, batches)
-    return Report(metrics, reconstruction, _by_index(scores, order), _digest(batches))
+    return Report(metrics, reconstruction, _by_index(scores, order, density), _digest(batches, density))
 
 
-def _by_index(scores: ExampleScores, order: Tensor) -> dict[str, Tensor]:
+def _by_index(scores: ExampleScores, order: Tensor, density: bool) -> dict[str, Tensor]:
     columns = {"index": order, "elbo": scores.elbo, "log_likelihood": scores.log_likelihood, "kl": scores.kl}
-    if scores.iw_bound is not None:
+    if scores.iw_bound is not None and not density:
         columns["nll"] = -scores.iw_bound
     places = order.argsort()
     return {name: column[places] for name, column in columns.items()}
 
 
-def _digest(batches: list[tuple[Tensor, Tensor]]) -> str:
-    """Return one sha256 for what the model saw, however it was cut into batches."""
+def _digest(batches: list[tuple[Tensor, Tensor]], density: bool = False) -> str:
+    """Return one sha256 for what the model saw, however it was cut into batches, and for what its nats are of."""
     rows = [(int(place), _window(row)) for x, index in batches for place, row in zip(index, x.cpu(), strict=True)]
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"density" if density else b"")
     for place, row in sorted(rows, key=lambda pair: pair[0]):
         digest.update(f"{place} {tuple(row.shape)} {row.dtype} ".encode() + row.numpy().tobytes())
     return digest.hexdigest()
 
 
-def _latent_metrics(scores: ExampleScores, samples: int, generator: torch.Generator) -> dict[str, float]:
+def _latent_metrics(scores: ExampleScores, samples: int, generator: torch.Generator, density: bool) -> dict[str, float]:
     metrics = {"examples": float(len(scores.elbo))}
     for name in ("elbo", "log_likelihood", "kl"):
         metrics[name], metrics[f"{name}_error"] = mean_and_error(getattr(scores, name))
     if scores.iw_bound is not None and scores.effective_samples is not None:
-        metrics["nll"], metrics["nll_error"] = mean_and_error(-scores.iw_bound)
+        name, sign = ("log_density", 1) if density else ("nll", -1)
+        metrics[name], metrics[f"{name}_error"] = mean_and_error(sign * scores.iw_bound)
         metrics["importance_samples"] = float(samples)
         metrics["effective_samples_median"] = float(scores.effective_samples.median())
     host = torch.Generator().manual_seed(generator.initial_seed())

@@ -309,6 +309,8 @@ class Trainer:
             tensors |= {f"meter.{name}": value for name, value in meter.items()}
             for index, state in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+            if isinstance(self.objective, nn.Module):  # what a controller has come to
+                tensors |= {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
             if self.average is not None:
                 tensors |= {f"raw.{name}": value for name, value in self.vae.state_dict().items()}
             path = checkpoint.save_checkpoint(
@@ -344,6 +346,8 @@ class Trainer:
                 index, key = name.split(".")
                 moments.setdefault(int(index), {})[key] = tensor
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+            if isinstance(self.objective, nn.Module):
+                self.objective.load_state_dict(_below("objective.", state.tensors))
             if self.engine.is_main:
                 self.meter.restore(_below("meter.", state.tensors))
             torch.set_rng_state(state.tensors[f"rng.{self.engine.rank}"].cpu())

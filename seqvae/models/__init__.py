@@ -1,7 +1,21 @@
 """Networks: a builder returns (encoder, decoder), and a VAE is made of the two and a prior."""
 
 from seqvae.models.conv import conv
-from seqvae.models.likelihoods import Bernoulli
+from seqvae.models.likelihoods import (
+    Bernoulli,
+    ContinuousBernoulli,
+    DiscretizedGaussian,
+    DiscretizedLogistic,
+    MixtureOfLogistics,
+)
 from seqvae.models.lstm import lstm
 
-__all__ = ["Bernoulli", "conv", "lstm"]
+__all__ = [
+    "Bernoulli",
+    "ContinuousBernoulli",
+    "DiscretizedGaussian",
+    "DiscretizedLogistic",
+    "MixtureOfLogistics",
+    "conv",
+    "lstm",
+]

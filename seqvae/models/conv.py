@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,8 +50,10 @@ class ConvEncoder(Encoder):
         self.features = nn.Linear(channels * height * breadth, features)
         self.head = GaussianHead(features, latent_dim)
 
-    def forward(self, x: UInt8[Tensor, "batch channels height width"]) -> DiagonalGaussian:
-        pixels = x.to(self.features.weight.dtype) / (self.levels - 1) - 0.5
+    def forward(self, x: Shaped[Tensor, "batch channels height width"]) -> DiagonalGaussian:
+        """Return the posterior of pictures: uint8 levels, or floating brightness in [0, 1], which has a gradient."""
+        dtype = self.features.weight.dtype
+        pixels = (x.to(dtype) if x.is_floating_point() else x.to(dtype) / (self.levels - 1)) - 0.5
         maps = F.silu(self.stages(pixels.contiguous(memory_format=torch.channels_last)))
         posterior: DiagonalGaussian = self.head(F.silu(self.features(maps.flatten(1))))
         return posterior
@@ -73,6 +75,7 @@ class ConvDecoder(Decoder):
     ) -> None:
         super().__init__()
         self.likelihood = likelihood
+        self.is_density = likelihood.is_density
         channels, *size = image_shape
         self.sizes = _pyramid((size[0], size[1]), stages)[::-1]
         self.channels = width << (stages - 1)

@@ -1,0 +1,111 @@
+"""Objectives made of the ELBO's two terms, and the autoencoder that has only one of them."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seqvae.objectives.objective import (
+    BatchMean,
+    Loss,
+    batch_mean,
+    check_nats,
+    check_positive,
+    check_samples,
+    check_schedules,
+    elbo_metrics,
+    mean_kl,
+)
+from seqvae.schedules import Schedule
+from seqvae.vae import VAE, ELBOTerms
+
+
+@dataclass(frozen=True)
+class BetaELBO:
+    """-E[log p(x|z)] + beta * KL, beta on a schedule (Bowman et al., 2016; Higgins et al., 2017).
+
+    `free_nats` is a floor for the batch mean of each latent dimension's KL: below it the dimension costs nothing
+    more (Kingma et al., 2016, section 3.4). `free_nats_total` is subtracted from the whole KL of each example, and
+    what lies below costs nothing (Roberts et al., 2018). At most one of them may be used.
+
+    Raises:
+        ValueError: for a negative or non-finite allowance, or both at once.
+    """
+
+    beta: Schedule
+    free_nats: float = 0.0
+    free_nats_total: float = 0.0
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        check_nats(free_nats=self.free_nats, free_nats_total=self.free_nats_total)
+        if self.free_nats and self.free_nats_total:
+            raise ValueError(
+                f"free_nats={self.free_nats} and free_nats_total={self.free_nats_total}: only one of them can be used"
+            )
+        check_samples(self.samples)
+        check_schedules(beta=self.beta)
+
+    def __call__(self, vae: VAE, x: Tensor, progress: float, mean: BatchMean = batch_mean) -> Loss:
+        terms = vae.terms(x, self.samples)
+        beta = self.beta(progress)
+        loss = -terms.log_likelihood.mean() + beta * self._paid_kl(terms, mean)
+        return Loss(loss, {**elbo_metrics(terms), "beta": loss.new_tensor(beta)})
+
+    def _paid_kl(self, terms: ELBOTerms, mean: BatchMean) -> Float[Tensor, ""]:
+        if self.free_nats:
+            if terms.kl is None:
+                raise ValueError("free_nats needs a KL for each dimension; this prior has none, use free_nats_total")
+            return mean(terms.kl).clamp(min=self.free_nats).sum()
+        return (
+            (terms.total_kl - self.free_nats_total).clamp(min=0.0).mean()
+            if self.free_nats_total
+            else terms.total_kl.mean()
+        )
+
+
+@dataclass(frozen=True)
+class CapacityELBO:
+    """-E[log p(x|z)] + gamma * |KL - C|, the capacity C in nats on a schedule (Burgess et al., 2018, eq. 8).
+
+    KL is the batch's mean over examples: the rate is held at C, not the KL of every example.
+
+    Raises:
+        ValueError: when gamma is not positive; while training, for a schedule that leads below zero.
+    """
+
+    capacity: Schedule
+    gamma: float = 10.0
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        check_positive(gamma=self.gamma)
+        check_samples(self.samples)
+        check_schedules(capacity=self.capacity)
+        check_nats(
+            **{f"capacity at the training's {when}": self.capacity(at) for when, at in (("start", 0), ("end", 1))}
+        )
+
+    def __call__(self, vae: VAE, x: Tensor, progress: float, mean: BatchMean = batch_mean) -> Loss:
+        terms = vae.terms(x, self.samples)
+        capacity = self.capacity(progress)
+        loss = -terms.log_likelihood.mean() + self.gamma * (mean_kl(terms, mean) - capacity).abs()
+        return Loss(loss, {**elbo_metrics(terms), "capacity": loss.new_tensor(capacity)})
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """-log p(x|z) at z = the posterior's mean: no noise and no KL, a plain autoencoder to compare a VAE with.
+
+    Nothing trains the posterior's variance, and what is decoded without noise bounds nothing. So while training the
+    only metric is `log_likelihood_at_mean`; a validation draws z for the ELBO's terms as well, as bad as they are.
+    """
+
+    def __call__(self, vae: VAE, x: Tensor, progress: float, mean: BatchMean = batch_mean) -> Loss:
+        at_mean = vae.decoder.log_prob(x, vae.encoder(x).mean).mean()
+        metrics = {"log_likelihood_at_mean": at_mean.detach()}
+        if not vae.training:
+            with torch.no_grad():
+                metrics |= elbo_metrics(vae.terms(x))
+        return Loss(-at_mean, metrics)
