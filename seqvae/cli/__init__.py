@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
 import seqvae
-from seqvae.cli import completion, evaluate, inspect, prepare, train, use
+from seqvae.cli import completion, evaluate, explore, inspect, prepare, train, use
 
-MODULES = (prepare, train, use, evaluate, inspect, completion)  # in the order of --help
+MODULES = (prepare, train, use, explore, evaluate, inspect, completion)  # in the order of --help
 
 DESCRIPTION = "Train variational autoencoders on images, text or MIDI, and use what they learned."
 
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except BrokenPipeError:  # an OSError too, so it comes first
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python would complain at its end
         return 0
     except (ValueError, OSError) as error:
         print(f"seqvae {options.command}: {' '.join(str(error).split())}", file=sys.stderr)

@@ -16,7 +16,7 @@ from seqvae.data.preparation import Outcome, Record, Rejected, Report, find_file
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".mid", ".midi", ".rmi", ".kar")
+SUFFIXES = MelodyTokenizer.endings
 
 
 def prepare_midi(
