@@ -28,7 +28,7 @@ def test_an_edit_by_one_takes_the_mean_without_to_the_mean_with() -> None:
     vector = attribute(VAE, CODEC, HAVING, LACKING)
     there = encode(VAE, CODEC, HAVING).mean(0)
     torch.testing.assert_close(encode(VAE, CODEC, LACKING).mean(0) + vector, there)
-    edited = torch.stack(edit(VAE, CODEC, [row for row in LACKING], vector, [1.0]))
+    edited = torch.stack(edit(VAE, CODEC, list(LACKING), vector, [1.0]))
     torch.testing.assert_close(edited.mean(0)[0], VAE.decoder.predict(there[None], there[None])[0].detach())
 
 

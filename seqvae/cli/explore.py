@@ -98,17 +98,17 @@ def _attribute(options: argparse.Namespace) -> None:
     weights = weights_digest(trained.path)
     others = [load_vector(path, weights, trained.vae.latent_dim) for path in options.orthogonal_to]
     facts: dict[str, object] = {"orthogonal_to": [path.name for path in options.orthogonal_to]}
-    sets = []
+    sets, used = [], []
     for name, sources in (("with", options.having), ("without", options.lacking)):
         named = [one for source in sources for one in expand(options, trained, source)]
         read = read_set(spread(named, options.limit), name)
         windows = [window for _, part in read for window in part]
-        print(f"{name}: {len(read):,} of {len(named):,} items used, {len(windows):,} windows", file=sys.stderr)
+        used.append(f"{name}: {len(read):,} of {len(named):,} items used, {len(windows):,} windows")
         sets.append(windows)
         facts |= {name: sources, f"{name}_items": len(read), f"{name}_windows": len(windows)}
     vector = latent.attribute(trained.vae, trained.codec, sets[0], sets[1], others)
     write_whole(options.output, pack_vector(vector, weights, facts))
-    print(f"a vector of length {vector.norm():.3f} written to {options.output}", file=sys.stderr)
+    print(*used, f"a vector of length {vector.norm():.3f} written to {options.output}", sep="\n", file=sys.stderr)
 
 
 def _edit(options: argparse.Namespace) -> None:

@@ -28,7 +28,7 @@ def posterior(vae: VAE, codec: Codec[Any], windows: Sequence[Tensor]) -> Diagona
     """Return q(z|x) of each window."""
     parts = []
     for start in range(0, len(windows), ROWS):
-        views = [_view(codec, window, start + place) for place, window in enumerate(windows[start : start + ROWS])]
+        views = [_view(codec, window) for window in windows[start : start + ROWS]]
         parts.append(vae.encoder(stack(views).to(device_of(vae))))
     return DiagonalGaussian(torch.cat([part.mean for part in parts]), torch.cat([part.log_variance for part in parts]))
 
@@ -38,9 +38,9 @@ def encode(vae: VAE, codec: Codec[Any], windows: Sequence[Tensor]) -> Float[Tens
     return posterior(vae, codec, windows).mean
 
 
-def _view(codec: Codec[Any], window: Tensor, place: int) -> Tensor:
-    """Return the window as validation sees it: what is drawn (binary pixels) depends on the place alone."""
-    return codec.view(window, np.random.Generator(np.random.Philox(key=0, counter=[0, 0, VALID_EPOCH, place])))
+def _view(codec: Codec[Any], window: Tensor) -> Tensor:
+    """Return the window as the encoder may see it; what is drawn (binary pixels) is the same in any company."""
+    return codec.view(window, np.random.Generator(np.random.Philox(key=0, counter=[0, 0, VALID_EPOCH, 0])))
 
 
 @torch.no_grad()
