@@ -258,7 +258,9 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, timeout=60)
+        buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=60, env=buffered)
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -285,6 +287,16 @@ def test_an_edit_of_strength_zero_is_the_reconstruction(run: Run, capsys: Captur
     if run.world.experiment != "text":
         for path in Path("out").iterdir():
             parse(path)
+
+
+def test_strengths_and_grids_are_rows_and_columns_of_the_picture(get_run: GetRun) -> None:
+    run = get_run("fashion")
+    a, b = run.world.inputs
+    ok("edit", run.path, a, b, "--attribute", vector(run), "--strength", -1, 0, 1, "-o", "out")
+    ok("interpolate", run.path, a, b, b, a, "--grid", "4x3", "-o", "out")
+    for name, rows in (("edit", 2), ("grid", 4)):
+        with Image.open(f"out/{name}.png") as picture:
+            assert picture.size == (3 * 98 - 2, rows * 98 - 2)
 
 
 def test_the_opposite_vector_and_an_orthogonal_one(run: Run) -> None:

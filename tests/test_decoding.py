@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -111,6 +111,31 @@ def test_the_rows_of_a_beam_do_not_depend_on_their_company() -> None:
     together = decoder.sample(z, strategy=Beam(4))
     for row, latent in zip(together, z, strict=True):
         assert torch.equal(row[row >= 0], decoder.sample(latent[None], strategy=Beam(4))[0])
+
+
+class _Told(NamedTuple):
+    """A state for a decoder told token by token: what each row has written."""
+
+    written: Tensor
+
+    def select(self, rows: Tensor) -> "_Told":
+        return _Told(self.written[rows])
+
+
+def test_a_search_goes_on_while_a_longer_sequence_may_still_be_better() -> None:
+    first, then = torch.tensor([0.3, 0.45, 0.25]).log(), torch.tensor([0.999, 0.0005, 0.0005]).log()
+
+    def step(token: Tensor, state: _Told) -> tuple[Tensor, _Told]:
+        return torch.where(token[:, None] < 0, first, then), _Told(torch.cat([state.written, token[:, None]], 1))
+
+    def best(penalty: float) -> list[int]:
+        start = _Told(torch.empty(1, 0, dtype=torch.long))
+        facts = {"batch": 1, "max_length": 4, "end_id": 1, "unk_id": None, "device": torch.device("cpu")}
+        tokens: list[int] = search(step, start, Beam(2, penalty), **facts).tokens[0].tolist()  # type: ignore[arg-type]
+        return tokens
+
+    assert best(0.0) == [1]  # log 0.45
+    assert best(1.0) == [0, 0, 0, 1]  # log 0.3 / 4, though log 0.3 is the less after one token
 
 
 def test_a_beam_stops_when_every_row_is_settled() -> None:
