@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, Self, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -174,6 +174,48 @@ class Found(NamedTuple):
     log_prob: Float[Tensor, " batch"]
 
 
+@dataclass(frozen=True)
+class _Hypotheses:
+    """The hypotheses of each row, in no order; the first column of tokens is what is fed before the first."""
+
+    tokens: Int[Tensor, "batch width time"]
+    log_prob: Float[Tensor, "batch width"]
+    length: Float[Tensor, "batch width"]
+    going: Bool[Tensor, "batch width"]
+
+    def score(self, penalty: float) -> Float[Tensor, "batch width"]:
+        return self.log_prob / self.length**penalty
+
+    def grow(
+        self, nats: Float[Tensor, "batch width vocab"], penalty: float
+    ) -> tuple["_Hypotheses", Int[Tensor, "batch width"]]:
+        """Return the best continuations, and which hypothesis each of them continues; what has ended stays."""
+        nats = nats.masked_fill(~self.going.unsqueeze(-1), -math.inf)
+        nats[..., 0].masked_fill_(~self.going, 0.0)  # one way to have ended
+        length = self.length + self.going
+        totals = self.log_prob.unsqueeze(-1) + nats
+        chosen = (totals / length.unsqueeze(-1) ** penalty).flatten(1).topk(nats.shape[1]).indices
+        parent, token = chosen // nats.shape[2], chosen % nats.shape[2]
+        going = self.going.gather(1, parent)
+        past = self.tokens.gather(1, parent.unsqueeze(-1).expand_as(self.tokens))
+        tokens = torch.cat([past, torch.where(going, token, -1).unsqueeze(-1)], dim=-1)
+        return _Hypotheses(tokens, totals.flatten(1).gather(1, chosen), length.gather(1, parent), going), parent
+
+    def settled(self, penalty: float, max_length: int) -> bool:
+        """Return whether in every row nothing that goes on can overtake the best that has ended."""
+        ended = self.score(penalty).masked_fill(self.going, -math.inf).amax(1)
+        # log p only falls, and will be divided by no more than this
+        possible = (self.log_prob / max_length**penalty).masked_fill(~self.going, -math.inf).amax(1)
+        return bool((ended >= possible).all())
+
+    def best(self, penalty: float) -> Found:
+        score = self.score(penalty).masked_fill(self.going & ~self.going.all(1, keepdim=True), -math.inf)
+        place = score.argmax(1, keepdim=True)
+        tokens = self.tokens.gather(1, place.unsqueeze(-1).expand(-1, -1, self.tokens.shape[-1])).squeeze(1)
+        written = 1 + int((tokens >= 0).any(0).sum())  # the longest may be one that was not chosen
+        return Found(tokens[:, 1:written], self.log_prob.gather(1, place).squeeze(1))
+
+
 @torch.no_grad()
 def search(
     step: Callable[[Int[Tensor, " batch"], State], tuple[Float[Tensor, "batch vocab"], State]],
@@ -188,52 +230,36 @@ def search(
 ) -> Found:
     """Return what a beam search finds under the rules of `generate`.
 
-    A hypothesis that has ended keeps its place for as long as no `width` others are better; a row is settled when
-    nothing that still goes on can overtake its best ended one.
+    A hypothesis that has ended keeps its place for as long as it is among the best `width`.
 
     Raises:
         ValueError: for a length penalty where all sequences have one length.
     """
     if end_id is None and beam.length_penalty:
         raise ValueError(f"length_penalty is for sequences that end by themselves, got {beam.length_penalty}")
-    width, penalty = beam.width, beam.length_penalty
-    first = torch.arange(batch, device=device).unsqueeze(1) * width  # of each row's hypotheses
-    state = state.select(torch.arange(batch, device=device).repeat_interleave(width))
-    tokens = torch.empty(batch, width, 0, dtype=torch.long, device=device)
-    token = torch.full((batch, width), -1, dtype=torch.long, device=device)
-    log_prob = torch.full((batch, width), -math.inf, device=device)
-    log_prob[:, 0] = 0.0  # before the first token there is one hypothesis
-    length = torch.zeros(batch, width, device=device)
-    going = torch.ones(batch, width, dtype=torch.bool, device=device)
+    shape = batch, beam.width
+    rows = torch.arange(batch, device=device).unsqueeze(1)
+    state = state.select(rows.expand(shape).flatten())
+    first = torch.full(shape, -math.inf, device=device)
+    first[:, 0] = 0.0  # before the first token there is one hypothesis
+    hypotheses = _Hypotheses(
+        tokens=torch.full((*shape, 1), -1, dtype=torch.long, device=device),
+        log_prob=first,
+        length=torch.zeros(shape, device=device),
+        going=torch.ones(shape, dtype=torch.bool, device=device),
+    )
     for position in range(max_length):
-        logits, state = step(token.flatten(), state)
-        nats = torch.log_softmax(logits.float(), -1).view(batch, width, -1)
+        logits, state = step(hypotheses.tokens[..., -1].flatten(), state)
+        nats = torch.log_softmax(logits.float(), -1).view(*shape, -1)
         if end_id is not None and position == max_length - 1:
             nats = torch.full_like(nats, -math.inf)
             nats[..., end_id] = 0.0  # forced: it costs nothing
         elif unk_id is not None:
             nats[..., unk_id] = -math.inf  # after the softmax, so that scores are log p(x|z)
-        nats = nats.masked_fill(~going.unsqueeze(-1), -math.inf)
-        nats[..., 0] = nats[..., 0].masked_fill(~going, 0.0)  # one way to have ended
-        length = length + going
-        totals = log_prob.unsqueeze(-1) + nats
-        chosen = (totals / length.unsqueeze(-1) ** penalty).flatten(1).topk(width).indices
-        parent = chosen // nats.shape[-1]
-        log_prob, length = totals.flatten(1).gather(1, chosen), length.gather(1, parent)
-        going = going.gather(1, parent)
-        token = torch.where(going, chosen % nats.shape[-1], -1)
-        past = tokens.gather(1, parent.unsqueeze(-1).expand(-1, -1, position))
-        tokens = torch.cat([past, token.unsqueeze(-1)], dim=-1)
-        state = state.select((first + parent).flatten())
+        hypotheses, parent = hypotheses.grow(nats, beam.length_penalty)
+        state = state.select((rows * beam.width + parent).flatten())
         if end_id is not None:
-            going = going & (token != end_id)
-            ended = (log_prob / length**penalty).masked_fill(going, -math.inf).amax(1)
-            # log p only falls, and is divided by no more than this
-            possible = (log_prob / max_length**penalty).masked_fill(~going, -math.inf).amax(1)
-            if bool((ended >= possible).all()):
+            hypotheses = replace(hypotheses, going=hypotheses.going & (hypotheses.tokens[..., -1] != end_id))
+            if hypotheses.settled(beam.length_penalty, max_length):
                 break
-    score = log_prob / length**penalty
-    best = (score if end_id is None else score.masked_fill(going, -math.inf)).argmax(1, keepdim=True)
-    found = tokens.gather(1, best.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])).squeeze(1)
-    written = int((found >= 0).any(0).sum())  # the longest may be one that was not chosen
-    return Found(found[:, :written], log_prob.gather(1, best).squeeze(1))
+    return hypotheses.best(beam.length_penalty)
