@@ -35,7 +35,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "data.text": ("data.codec", "data.dataset", "data.preparation"),
     "data.image": ("data.codec", "data.dataset", "data.preparation"),
     "data.midi.": ("data.codec", "data.dataset", "data.preparation", "data.midi."),
-    "latent.": ("vae", "data.codec", "data.dataset", "data.batching", "latent."),
+    "latent.": ("vae", "gaussian", "data.codec", "data.dataset", "data.batching", "latent."),
     "harness.": (
         "vae",
         "gaussian",
@@ -59,7 +59,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "hydra": ("harness.launch", "harness.run"),
     "omegaconf": ("harness.launch", "harness.run", "harness.comparison"),
     "lightning_fabric": ("harness.engine",),
-    "safetensors": ("harness.checkpoint",),
+    "safetensors": ("harness.checkpoint", "harness.vectors"),
     "tensorboard": ("harness.tracking",),
     "rich": ("harness.tracking",),
     "sentencepiece": ("data.text",),

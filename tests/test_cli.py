@@ -2,11 +2,13 @@
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,16 @@ import pretty_midi
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save
 
-import seqvae
+import seqvae.latent
 from seqvae.cli import main
+from seqvae.cli.writing import write_lines
+from seqvae.data import SentencePieceTokenizer
+from seqvae.data.dataset import WindowDataset
+from seqvae.harness.scores import weights_digest
+from seqvae.harness.vectors import load_vector, pack_vector
 from tests.helpers.worlds import MODEL, Run, World
 
 SUFFIX = {"melody": ".mid", "fashion": ".png"}
@@ -156,9 +165,302 @@ def test_encode_writes_a_row_and_a_name_a_window(run: Run) -> None:
     assert rows.shape == (len(names), 4)
     assert names[-1] == "test:0"
     assert np.isfinite(rows).all()
+    ok("encode", run.path, *reversed(run.world.inputs), "-o", "turned.npy")  # in other company
+    turned = np.load("turned.npy", allow_pickle=False)
+    half = len(turned) // 2
+    np.testing.assert_allclose(np.roll(turned, half, axis=0), rows[: len(turned)], rtol=1e-4, atol=1e-5)
     ok("encode", run.path, run.world.inputs[0], "-o", "one.npy")
     one = np.load("one.npy", allow_pickle=False)
     np.testing.assert_allclose(rows[: len(one)], one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "choice", [["--top-k", 3], ["--top-p", 0.7], ["--beam", 3], ["--beam", 1], ["--temperature", 0.5]]
+)
+def test_every_way_of_decoding_gives_items(choice: list[object], get_run: GetRun, capsys: Capture) -> None:
+    for name in ("melody", "text"):
+        run = get_run(name)
+        a, b = run.world.inputs
+        for command in (["sample", run.path, "-n", 3], ["reconstruct", run.path, a, b, "test:0"]):
+            assert len(outputs(run, capsys, *command, *choice)) == 3
+        assert len(outputs(run, capsys, "interpolate", run.path, a, b, "--steps", 3, *choice)) == 3
+    if choice == ["--beam", 1]:
+        greedy = outputs(run, capsys, "reconstruct", run.path, a, b)
+        assert outputs(run, capsys, "reconstruct", run.path, a, b, *choice) == greedy
+
+
+def test_a_length_penalty_is_for_text(get_run: GetRun, capsys: Capture) -> None:
+    text, melody = get_run("text"), get_run("melody")
+    ok("sample", text.path, "--beam", 3, "--length-penalty", 1)
+    error = refused(capsys, "sample", melody.path, "--beam", 3, "--length-penalty", 1, "-o", "out")
+    assert "length_penalty is for sequences that end by themselves, got 1.0" in error
+
+
+def test_pixels_are_not_decoded_token_by_token(get_run: GetRun, capsys: Capture) -> None:
+    for choice in (["--top-k", 3], ["--top-p", 0.5], ["--beam", 2]):
+        error = refused(capsys, "sample", get_run("fashion").path, *choice, "-o", "out")
+        assert "pixels are independent given z" in error
+
+
+def test_unique_samples_are_all_different(run: Run, capsys: Capture) -> None:
+    plain = outputs(run, capsys, "sample", run.path, "-n", 40, "--temperature", 0.01)
+    unique = outputs(run, capsys, "sample", run.path, "-n", 40, "--temperature", 0.01, "--unique")
+    assert len(set(plain)) < len(plain)
+    assert len(set(unique)) == len(unique) <= 40
+    assert set(plain) <= set(unique)
+
+
+def test_what_was_dropped_is_counted(get_run: GetRun, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seqvae.latent.sampling, "MOST_DRAWS", 1)
+    ok("sample", get_run("text").path, "-n", 40, "--unique", "--novel", "--temperature", 0.01)
+    out, err = capsys.readouterr()
+    found = len(out.splitlines())
+    assert found < 40
+    assert f"dropped {40 - found} repeats and 0 copies of training items; only {found} of 40 found" in err
+
+
+def test_copies_of_training_items_are_dropped(run: Run, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = WindowDataset(run.world.root, "train")
+
+    def copying(vae: object, n: int, strategy: object, keep: Callable[[torch.Tensor], bool]) -> Iterator[torch.Tensor]:
+        return (window for window in (train[place] for place in range(n)) if keep(window))
+
+    monkeypatch.setattr(seqvae.latent, "stream", copying)
+    more = ["-o", "out"]
+    ok("sample", run.path, "-n", 5, "--unique", *more)
+    assert "0 copies" in capsys.readouterr().err
+    ok("sample", run.path, "-n", 5, "--novel", *more)
+    assert "dropped 0 repeats and 5 copies of training items; only 0 of 5 found" in capsys.readouterr().err
+
+
+def test_a_file_of_lines_is_whole_or_not_there() -> None:
+    def broken() -> Iterator[str]:
+        yield "one"
+        assert [path.name for path in Path().iterdir()] == [".out.txt.tmp"]
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        write_lines(broken(), "out.txt")
+    assert not list(Path().iterdir())
+
+
+def test_lines_are_written_as_they_come(capsys: Capture) -> None:
+    def watched() -> Iterator[str]:
+        yield "one"
+        assert capsys.readouterr().out == "one\n"
+        yield "two"
+
+    write_lines(watched(), "-")
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    code = "import sys; from seqvae.cli import main; sys.exit(main(['completion', 'bash']))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=60, env=buffered)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def vector(run: Run, *more: object) -> str:
+    """Make an attribute vector of the run's two inputs."""
+    a, b = run.world.inputs
+    ok("attribute", run.path, "--with", a, "--without", b, "-o", "v.safetensors", *more)
+    return "v.safetensors"
+
+
+def test_an_edit_of_strength_zero_is_the_reconstruction(run: Run, capsys: Capture) -> None:
+    a, b = run.world.inputs
+    v = vector(run)
+    plain = outputs(run, capsys, "reconstruct", run.path, a, b)
+    assert outputs(run, capsys, "edit", run.path, a, b, "--attribute", v, "--strength", 0) == plain
+    rows = outputs(run, capsys, "edit", run.path, a, b, "--attribute", v, "--strength", -30, 0, 30)
+    assert len(rows) == 6
+    assert [rows[1], rows[4]] == plain
+    assert any(row != rows[1] for row in rows[:3])
+    there = outputs(run, capsys, "edit", run.path, b, "--attribute", v)  # b + (a - b)
+    assert there == plain[:1] or run.world.experiment == "melody"  # whose program and tempo are those of b
+    if run.world.experiment != "text":
+        for path in Path("out").iterdir():
+            parse(path)
+
+
+def test_strengths_and_grids_are_rows_and_columns_of_the_picture(get_run: GetRun) -> None:
+    run = get_run("fashion")
+    a, b = run.world.inputs
+    ok("edit", run.path, a, b, "--attribute", vector(run), "--strength", -1, 0, 1, "-o", "out")
+    ok("interpolate", run.path, a, b, b, a, "--grid", "4x3", "-o", "out")
+    for name, rows in (("edit", 2), ("grid", 4)):
+        with Image.open(f"out/{name}.png") as picture:
+            assert picture.size == (3 * 98 - 2, rows * 98 - 2)
+
+
+def test_the_opposite_vector_and_an_orthogonal_one(run: Run) -> None:
+    a, b = run.world.inputs
+    weights, latent_dim = weights_digest(run.path / "checkpoints" / "step-000000004"), 4
+    plain = load_vector(Path(vector(run)), weights, latent_dim)
+    ok("attribute", run.path, "--with", b, "--without", a, "-o", "w.safetensors")
+    assert torch.equal(load_vector(Path("w.safetensors"), weights, latent_dim), -plain)
+    ok("attribute", run.path, "--with", "test:0", "train:1", "--without", "test:all", "-o", "o.safetensors")
+    ok("attribute", run.path, "--with", a, "--without", b, "--orthogonal-to", "o.safetensors", "-o", "p.safetensors")
+    other, free = (load_vector(Path(f"{name}.safetensors"), weights, latent_dim) for name in "op")
+    assert abs(float(plain @ other)) > 1e-4 * float(plain.norm() * other.norm())
+    assert abs(float(free @ other)) < 1e-5 * float(free.norm() * other.norm())
+
+
+def test_a_vector_tells_what_it_was_made_of(get_run: GetRun, capsys: Capture) -> None:
+    run = get_run("fashion")
+    capsys.readouterr()
+    command = ["attribute", run.path, "--with", "train:label=lying", "--without", "train:label=0"]
+    ok(*command, "--limit", 9, "-o", "v.safetensors")
+    assert "with: 9 of 14 items used, 9 windows\nwithout: 9 of 14 items used" in capsys.readouterr().err
+    with safe_open("v.safetensors", "pt") as file:
+        facts = file.metadata()
+    assert facts["weights"] == weights_digest(run.path / "checkpoints" / "step-000000004")
+    assert (facts["with"], facts["with_items"], facts["without_windows"]) == ('["train:label=lying"]', "9", "9")
+    assert "labels are standing, lying" in refused(capsys, *command[:3], "train:label=red", *command[4:], "-o", "w")
+    error = refused(capsys, *command, "--limit", 0, "-o", "w")
+    assert "limit must be positive, got 0" in error
+    assert not Path("w").exists()
+
+
+def test_a_label_is_the_windows_that_have_it(get_run: GetRun) -> None:
+    run = get_run("fashion")
+    ok("encode", run.path, "test:label=standing", "-o", "z.npy")
+    labels = WindowDataset(run.world.root, "test").column("label")
+    expected = [f"test:{place}" for place in (labels == 0).nonzero()[0]]
+    assert Path("z.names.txt").read_text().split() == expected
+    ok("encode", run.path, "test:label=0", "-o", "other.npy")
+    assert Path("z.npy").read_bytes() == Path("other.npy").read_bytes()
+
+
+def test_a_folder_is_all_its_files(get_run: GetRun, capsys: Capture) -> None:
+    for name in ("melody", "fashion"):
+        run = get_run(name)
+        folder = Path(name)
+        (folder / "more").mkdir(parents=True)
+        for place, path in zip(("a", "more/b"), run.world.inputs, strict=True):
+            shutil.copy(path, folder / f"{place}{SUFFIX[name]}")
+        (folder / "notes.txt").write_text("no tune")
+        ok("encode", run.path, folder, "-o", "z.npy")
+        ok("encode", run.path, *run.world.inputs, "-o", "other.npy")
+        assert Path("z.npy").read_bytes() == Path("other.npy").read_bytes()
+        shutil.copy(run.world.broken, folder / f"c{SUFFIX[name]}")
+        assert f"c{SUFFIX[name]}" in refused(capsys, "encode", run.path, folder, "-o", "z.npy")
+        ok("attribute", run.path, "--with", folder, "--without", "test:0", "-o", "v")  # a set can do without one
+        assert "with: 2 of 3 items used" in capsys.readouterr().err
+        error = refused(capsys, "attribute", run.path, "--with", run.world.broken, "--without", folder, "-o", "w")
+        assert Path(run.world.broken).name in error
+
+
+def test_a_vector_of_another_model_is_refused(run: Run, get_run: GetRun, capsys: Capture) -> None:
+    other = get_run("melody" if run.world.experiment == "text" else "text")
+    v = vector(other)
+    error = refused(capsys, "edit", run.path, run.world.inputs[0], "--attribute", v, "-o", "out")
+    assert "v.safetensors was made with another model" in error
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such attribute vector: v"),
+        (b"", "v cannot be read as an attribute vector"),
+        (b"\x08\0\0\0\0\0\0\0notjson!", "v cannot be read as an attribute vector"),
+        (save({"attribute": torch.zeros(4)}), "v is no attribute vector"),
+        (save({"other": torch.zeros(4)}, {"weights": "0" * 64}), "v is no attribute vector"),
+        (save({"attribute": torch.zeros(4, 2)}, {"weights": "0" * 64}), "v is no attribute vector"),
+        (save({"attribute": torch.zeros(4)}, {"weights": "0" * 64}), "v was made with another model"),
+        ("nan", "v holds numbers that are not finite"),
+        ("longer", "v was made with another model (5 latent dimensions"),
+    ],
+)
+def test_a_file_that_is_no_vector_of_ours_is_refused(
+    content: bytes | str | None, message: str, get_run: GetRun, capsys: Capture
+) -> None:
+    run = get_run("text")
+    weights = weights_digest(run.path / "checkpoints" / "step-000000004")
+    made = {"nan": torch.full((4,), math.nan), "longer": torch.zeros(5)}
+    if content is not None:
+        Path("v").write_bytes(content if isinstance(content, bytes) else pack_vector(made[content], weights, {}))
+    assert message in refused(capsys, "edit", run.path, TEXT, "--attribute", "v")
+
+
+def test_similar_items_are_as_many_as_asked_and_the_reconstruction_without_noise(run: Run, capsys: Capture) -> None:
+    a = run.world.inputs[0]
+    plain = outputs(run, capsys, "reconstruct", run.path, a)
+    assert outputs(run, capsys, "similar", run.path, a, "-n", 3, "--strength", 0) == plain * 3
+    for noise in ("prior", "posterior"):
+        far = ["similar", run.path, a, "-n", 6, "--strength", 50, "--noise", noise, "--seed"]
+        first, again, other = (outputs(run, capsys, *far, seed) for seed in (1, 1, 2))
+        assert first == again
+        assert first != other
+        assert len(first) == 6
+
+
+def neighbors(capsys: Capture, *arguments: object) -> list[list[str]]:
+    """Return each query with its neighbours, as lines."""
+    capsys.readouterr()
+    ok("neighbors", *arguments)
+    found: list[list[str]] = []
+    for line in capsys.readouterr().out.splitlines():
+        if line.startswith("  "):
+            found[-1].append(line)
+        else:
+            found.append([line])
+    return found
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_neighbors_come_nearest_first_and_an_item_is_its_own(run: Run, metric: str, capsys: Capture) -> None:
+    a, b = run.world.inputs
+    found = neighbors(capsys, run.path, a, "test:1", "--corpus", a, b, "test:all", "-k", 4, "--metric", metric)
+    for query in found:
+        distances = [float(line.split()[0]) for line in query[1:]]
+        assert distances == sorted(distances)
+        assert distances[0] == pytest.approx(0, abs=1e-4)
+        assert len(distances) == 4
+    assert f"  {a}" in found[0][1]
+    if run.world.experiment == "text":
+        sentence = SentencePieceTokenizer.load(run.world.root / "codec").join(
+            [WindowDataset(run.world.root, "test")[1]]
+        )
+        assert found[-1] == [f"test:1  {sentence}", *found[-1][1:]]
+        assert found[-1][1] == f"  0.0000  test:1  {sentence}"
+    else:
+        assert "test:1  " in found[-1][1]
+
+
+def test_a_corpus_is_a_dataset_or_latents_that_were_saved(run: Run, tmp_path: Path, capsys: Capture) -> None:
+    a = run.world.inputs[0]
+    by_default = neighbors(capsys, run.path, a)
+    moved = Path(shutil.copytree(run.world.root, tmp_path / "moved"))
+    assert neighbors(capsys, run.path, a, "--corpus", moved) == by_default
+    assert len(by_default[0]) == 6
+    ok("encode", run.path, "train:all", "-o", "z.npy")
+    saved = neighbors(capsys, run.path, a, "--corpus", "z.npy")
+    for query, other in zip(saved, by_default, strict=True):
+        for line, expected in zip(query[1:], other[1:], strict=True):
+            assert expected.startswith(line)  # the name alone: what stood there is not in the file
+    np.save("w.npy", np.zeros((3, 4), np.float32))
+    assert "w.npy cannot be read as latents" in refused(capsys, "neighbors", run.path, a, "--corpus", "w.npy")
+    Path("w.names.txt").write_text("a\nb\n")
+    error = refused(capsys, "neighbors", run.path, a, "--corpus", "w.npy")
+    assert "w.npy holds (3, 4), not 2 named latents of 4 dimensions" in error
+    assert "k must be between 1 and the 1 rows" in refused(capsys, "neighbors", run.path, a, "--corpus", a)
+
+
+def test_a_grid_has_the_reconstructions_in_its_corners(run: Run, capsys: Capture) -> None:
+    a, b = run.world.inputs
+    corners = [a, b, "test:0", "test:1"]
+    made = outputs(run, capsys, "interpolate", run.path, *corners, "--grid", "3x4")
+    assert len(made) == 12
+    plain = [content for corner in corners for content in outputs(run, capsys, "reconstruct", run.path, corner)]
+    assert [made[0], made[3], made[8], made[11]] == plain
 
 
 def test_a_file_of_sentences_gives_a_row_a_line(get_run: GetRun) -> None:
@@ -194,7 +496,9 @@ def test_version(capsys: Capture) -> None:
     assert capsys.readouterr().out == f"seqvae {seqvae.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["sample", "--help"], ["list"], ["train", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["sample", "--help"], ["attribute", "--help"], ["list"], ["train", "--help"]]
+)
 def test_help_imports_no_torch(arguments: list[str]) -> None:
     code = f"""
 import sys
@@ -225,10 +529,21 @@ def test_a_checkpoint_works_alone(run: Run, tmp_path: Path, capsys: Capture, mon
         outputs(run, capsys, "reconstruct", alone, a)
         ok("encode", alone, a, "-o", "z.npy")
         ok("info", alone)
-        for command in (["evaluate", alone], ["encode", alone, "test:0", "-o", "z.npy"]):
+        vector(replace(run, path=alone))
+        outputs(run, capsys, "edit", alone, a, "--attribute", "v.safetensors")
+        outputs(run, capsys, "similar", alone, a, "-n", 2)
+        neighbors(capsys, alone, a, "--corpus", a, b, "-k", 2)
+        outputs(run, capsys, "interpolate", alone, a, b, a, b, "--grid", "2x2")
+        for command in (
+            ["evaluate", alone],
+            ["encode", alone, "test:0", "-o", "z.npy"],
+            ["neighbors", alone, a],
+            ["sample", alone, "--novel", "-o", "out"],
+        ):
             assert "say where it is with --data ROOT" in refused(capsys, *command)
         ok("evaluate", alone, "--data", hidden)
         ok("encode", alone, "test:0", "-o", "z.npy", "--data", hidden)
+        ok("sample", alone, "-n", 2, "--novel", "-o", "novel", "--data", hidden)
     finally:
         hidden.rename(run.world.root)
 
@@ -276,6 +591,31 @@ TEXT = "the cat saw a ring"
         (["reconstruct", "{run}", "@nowhere.txt"], "nowhere.txt cannot be read"),
         (["reconstruct", "{run}", "test:9999"], "test:9999: the test split has windows 0 to"),
         (["interpolate", "{run}", TEXT, TEXT, "--steps", "1"], r"steps must be at least 2 (both ends count), got 1"),
+        (["interpolate", "{run}", TEXT], "2 INPUTs are wanted (A and B), got 1"),
+        (["interpolate", "{run}", TEXT, TEXT, TEXT], "2 INPUTs are wanted (A and B), got 3"),
+        (["interpolate", "{run}", TEXT, "test:all"], "test:all must be one item, got"),
+        (["interpolate", "{run}", TEXT, TEXT, "--grid", "3x3"], "4 INPUTs are wanted"),
+        (["interpolate", "{run}", *4 * [TEXT], "--grid", "3"], "grid must be ROWSxCOLUMNS such as 5x5, got '3'"),
+        (["interpolate", "{run}", *4 * [TEXT], "--grid", "1x3"], "at least 2 rows and 2 columns"),
+        (["interpolate", "{run}", *4 * [TEXT], "--grid", "2x2", "--steps", "3"], "--steps is for the way from A to B"),
+        (["sample", "{run}", "--beam", "2", "--temperature", "1"], "--beam draws nothing, so --temperature would"),
+        (["sample", "{run}", "--beam", "2", "--top-k", "1", "--top-p", "1"], "so --top-k and --top-p would change"),
+        (["sample", "{run}", "--top-k", "2", "--top-p", "0.5"], "--top-k and --top-p are two ways"),
+        (["sample", "{run}", "--length-penalty", "1"], "it needs --beam N"),
+        (["sample", "{run}", "--beam", "0"], "beam width must be a positive int, got 0"),
+        (["sample", "{run}", "--top-k", "0"], "top-k must be a positive int, got 0"),
+        (["sample", "{run}", "--top-p", "1.5"], "top-p must be above 0 and at most 1, got 1.5"),
+        (["sample", "{run}", "--novel", "--data", "nowhere"], "the dataset is not at nowhere"),
+        (["similar", "{run}", TEXT, "-n", "0"], "n must be positive, got 0"),
+        (["similar", "{run}", TEXT, "--strength", "-1"], "strength must be 0 or more, got -1.0"),
+        (["similar", "{run}", "test:all"], "test:all must be one item, got"),
+        (["edit", "{run}", TEXT, "--attribute", "nowhere"], "no such attribute vector: nowhere"),
+        (["edit", "{run}", TEXT, "--attribute", "v", "--strength", "1", "inf"], "strength must be finite, got 1.0 inf"),
+        (["attribute", "{run}", "--with", TEXT, "--without", "", "-o", "v"], "holds no text"),
+        (["attribute", "{run}", "--with", TEXT, "--without", TEXT, "--orthogonal-to", "v", "-o", "v"], "no such attri"),
+        (["attribute", "{run}", "--with", "train:label=a", "--without", TEXT, "-o", "v"], "has no column 'label'"),
+        (["neighbors", "{run}", TEXT, "--corpus", "nowhere.npy"], "nowhere.npy cannot be read as latents"),
+        (["neighbors", "{run}", TEXT, "-k", "0"], "k must be between 1 and the"),
         (["encode", "{run}", TEXT, "-o", "nowhere/z.npy"], "nowhere"),
         (["evaluate", "{run}", "--limit", "0"], "limit must be a positive int, got 0"),
         (["evaluate", "{run}", "--rows", "0"], "rows must be"),
@@ -359,7 +699,15 @@ def test_a_mistake_in_training_is_one_line_and_touches_nothing(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_every_command_runs_on_the_gpu_too(run: Run, capsys: Capture) -> None:
     a, b = run.world.inputs
-    for command in (["sample", run.path], ["reconstruct", run.path, a], ["interpolate", run.path, a, b]):
+    v = vector(run)
+    for command in (
+        ["sample", run.path],
+        ["reconstruct", run.path, a],
+        ["interpolate", run.path, a, b],
+        ["similar", run.path, a],
+        ["edit", run.path, a, "--attribute", v],
+    ):
         assert outputs(run, capsys, *command, "--device", "cuda")
+    assert neighbors(capsys, run.path, a, "--device", "cuda")
     ok("evaluate", run.path, "--importance-samples", 2, "--device", "cuda")
     ok("encode", run.path, a, "-o", "z.npy", "--device", "cuda")

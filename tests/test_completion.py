@@ -43,6 +43,13 @@ def after(line: str) -> list[str]:
         ("prepare text x --engine ", ["dask", "loky", "sequential"]),
         ("evaluate runs/melody --split t", ["test", "train"]),
         ("evaluate runs/melody --split=t", []),
+        ("ed", ["edit"]),
+        ("attribute runs/m", ["runs/melody"]),
+        ("attribute runs/melody --with", ["--with", "--without"]),
+        ("attribute runs/melody --with ", []),
+        ("similar runs/melody a.mid --noise ", ["posterior", "prior"]),
+        ("neighbors runs/melody a.mid --metric c", ["cosine"]),
+        ("sample runs/melody --to", ["--top-k", "--top-p"]),
         ("completion ", ["bash", "fish", "zsh"]),
         ("info ", ["runs/melody", "runs/text/seed=1"]),
         ("info runs/m", ["runs/melody"]),
@@ -84,7 +91,18 @@ def test_what_could_stand_next(line: str, expected: list[str]) -> None:
 
 
 def test_every_command_and_experiment_is_offered() -> None:
-    assert {"prepare", "train", "list", "doctor", "compare", "interpolate"} <= set(after(""))
+    assert {
+        "prepare",
+        "train",
+        "list",
+        "doctor",
+        "compare",
+        "interpolate",
+        "attribute",
+        "edit",
+        "similar",
+        "neighbors",
+    } <= set(after(""))
     assert {f"experiment={name}" for name in MODEL} <= set(after("train experiment="))
 
 

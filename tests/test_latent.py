@@ -1,14 +1,21 @@
-"""The way between latents."""
+"""The way between latents, and streams of samples."""
 
+import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqvae.latent import lerp, slerp
+from seqvae.data import MelodyTokenizer, SentencePieceTokenizer, load_codec
+from seqvae.latent import Sieve, decode, grid, interpolate, lerp, reconstruct, slerp, stream
 from seqvae.latent.interpolation import path
+from seqvae.models.decoding import Beam
+from tests.helpers.vectors import RowCodec, linear_world
+from tests.helpers.worlds import World
 
 VECTORS = st.lists(st.floats(-5, 5, width=32), min_size=3, max_size=3).map(torch.tensor)
 
@@ -59,3 +66,133 @@ def test_steps_count_both_ends() -> None:
         path(a, b, 1)
     with pytest.raises(ValueError, match="method must be one of slerp, lerp, got 'arc'"):
         path(a, b, 3, "arc")
+
+
+CODEC = RowCodec()
+
+
+def test_the_corners_and_the_sides_of_a_grid_are_reconstructions_and_interpolations() -> None:
+    vae = linear_world()
+    corners = [torch.randn(2, 5) for _ in range(4)]
+    a, b, c, d = corners
+    items = grid(vae, CODEC, corners, 3, 4)
+    assert len(items) == 12
+    torch.testing.assert_close(torch.stack(items[:4]), torch.stack(interpolate(vae, CODEC, a, b, 4)))
+    torch.testing.assert_close(torch.stack(items[8:]), torch.stack(interpolate(vae, CODEC, c, d, 4)))
+    torch.testing.assert_close(torch.stack(items[::4]), torch.stack(interpolate(vae, CODEC, a, c, 3)))
+    torch.testing.assert_close(torch.stack(items[3::4]), torch.stack(interpolate(vae, CODEC, b, d, 3)))
+    places = [items[0], items[3], items[8], items[11]]
+    for place, plain in zip(places, reconstruct(vae, CODEC, corners), strict=True):
+        torch.testing.assert_close(place, plain)
+
+
+def test_the_middle_of_a_straight_grid_is_the_mean_of_its_corners() -> None:
+    vae = linear_world()
+    corners = [torch.randn(1, 5) for _ in range(4)]
+    middle = grid(vae, CODEC, corners, 3, 3, "lerp")[4]
+    torch.testing.assert_close(middle, torch.stack(reconstruct(vae, CODEC, corners)).mean(0))
+
+
+def test_a_grid_that_is_none_is_refused() -> None:
+    corners = [torch.randn(1, 5)] * 4
+    with pytest.raises(ValueError, match=r"at least 2 rows and 2 columns .* got 1x5"):
+        grid(linear_world(), CODEC, corners, 1, 5)
+    with pytest.raises(ValueError, match="a grid has four corners, got 3 items"):
+        grid(linear_world(), CODEC, corners[:3], 3, 3)
+
+
+def test_a_stream_draws_as_it_is_read_and_never_more_than_a_batch_at_once() -> None:
+    vae = linear_world()
+    asked: list[int] = []
+    plain = vae.decoder.sample
+
+    def spy(z: torch.Tensor, **options: Any) -> torch.Tensor:
+        asked.append(len(z))
+        return plain(z, **options)
+
+    vae.decoder.sample = spy  # type: ignore[method-assign]
+    assert len(list(itertools.islice(stream(vae, 10**12), 300))) == 300
+    assert asked == [256, 256]
+    asked.clear()
+    assert len(list(stream(vae, 600))) == 600
+    assert asked == [256, 256, 88]
+
+
+def test_what_a_beam_looks_at_counts_as_rows() -> None:
+    vae = linear_world()
+    asked: list[int] = []
+    plain = vae.decoder.sample
+
+    def spy(z: torch.Tensor, **options: Any) -> torch.Tensor:
+        asked.append(len(z))
+        return plain(z, **options)
+
+    vae.decoder.sample = spy  # type: ignore[method-assign]
+    decode(vae, torch.randn(100, 3), Beam(10))
+    assert asked == [25, 25, 25, 25]
+
+
+def test_the_seed_alone_decides_a_stream() -> None:
+    vae = linear_world()
+    draws = [torch.stack(list(stream(vae, 600, generator=torch.Generator().manual_seed(seed)))) for seed in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    torch.testing.assert_close(draws[0][:256], draws[1][:256])
+
+
+def test_what_is_refused_is_drawn_again_but_not_for_ever() -> None:
+    vae, seen = linear_world(), 0
+
+    def every_third(window: torch.Tensor) -> bool:
+        nonlocal seen
+        seen += 1
+        return seen % 3 == 0
+
+    assert len(list(stream(vae, 500, keep=every_third))) == 500
+    assert 1500 <= seen < 1500 + 256
+    seen = 0
+
+    def none(window: torch.Tensor) -> bool:
+        nonlocal seen
+        seen += 1
+        return False
+
+    assert list(stream(vae, 70, keep=none)) == []
+    assert seen == 700
+    with pytest.raises(ValueError, match="n must be positive, got 0"):
+        stream(vae, 0)
+
+
+def test_a_sieve_passes_each_window_once_and_none_that_is_known() -> None:
+    a, b, c = (torch.full((1, 5), float(number)) for number in range(3))
+    sieve = Sieve(CODEC, unique=True, known=[a])
+    assert [sieve(window) for window in (a, b, b, c, a)] == [False, True, False, True, False]
+    assert (sieve.passed, sieve.copies, sieve.repeats) == (2, 2, 1)
+    sieve = Sieve(CODEC, unique=False, known=[a])
+    assert [sieve(window) for window in (a, b, b)] == [False, True, True]
+
+
+def test_a_sentence_is_the_same_however_it_is_cut(get_world: Callable[[str], World]) -> None:
+    tokenizer = load_codec(get_world("text").root / "codec")
+    assert isinstance(tokenizer, SentencePieceTokenizer)
+    sentence = "the old king took the red house"
+    (window,) = tokenizer.windows(sentence)
+    cuts = [torch.tensor([*ids, 1]) for ids in tokenizer._processor.nbest_encode_as_ids(sentence, 5)]
+    others = [cut for cut in cuts if not torch.equal(cut, window)]
+    assert others
+    for other in others:
+        assert tokenizer.join([other]) == sentence
+        assert not Sieve(tokenizer, unique=True, known=[window])(other)
+    strange = torch.tensor([1])  # no text: it cannot be encoded, and is what it is
+    sieve = Sieve(tokenizer, unique=True, known=[window])
+    assert [sieve(strange), sieve(strange)] == [True, False]
+
+
+def test_a_melody_is_the_same_with_an_end_in_silence_and_another_in_another_key() -> None:
+    codec = MelodyTokenizer(bars=2)
+    tune = torch.zeros(32, dtype=torch.int64)
+    tune[[0, 8, 12]] = torch.tensor([40, 44, 1])
+    silent, higher = tune.clone(), torch.where(tune > 1, tune + 1, tune)
+    silent[20] = 1
+    sieve = Sieve(codec, unique=True, known=[tune])
+    assert [sieve(window) for window in (tune, silent, higher)] == [False, False, True]

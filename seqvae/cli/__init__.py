@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
 import seqvae
-from seqvae.cli import completion, evaluate, inspect, prepare, train, use
+from seqvae.cli import completion, evaluate, explore, inspect, prepare, train, use
 
-MODULES = (prepare, train, use, evaluate, inspect, completion)  # in the order of --help
+MODULES = (prepare, train, use, explore, evaluate, inspect, completion)  # in the order of --help
 
 DESCRIPTION = "Train variational autoencoders on images, text or MIDI, and use what they learned."
 
@@ -32,10 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         options.run(options)
+        sys.stdout.flush()  # here a closed pipe is no error yet
     except KeyboardInterrupt:
         print(f"seqvae {options.command}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # an OSError too, so it comes first
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python would complain at its end
         return 0
     except (ValueError, OSError) as error:
         print(f"seqvae {options.command}: {' '.join(str(error).split())}", file=sys.stderr)

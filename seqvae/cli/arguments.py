@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,7 +16,10 @@ else:
 
 Run: TypeAlias = Callable[[argparse.Namespace], None]
 
-DATA_INPUT = re.compile(r"(train|valid|test):(\d+)")
+INPUT = (
+    "a sentence, @FILE with one a line, or a MIDI or image file or a folder of them; test:17 is window 17 of the test "
+    "split, test:label=NAME its windows of one label, test:all the whole split"
+)
 
 
 def add_command(commands: Commands, name: str, help: str, run: Run) -> argparse.ArgumentParser:
@@ -33,9 +35,8 @@ def add_command(commands: Commands, name: str, help: str, run: Run) -> argparse.
 
 def add_inputs(sub: argparse.ArgumentParser, *names: str) -> None:
     """Add INPUTs: one of each name, or without names as many as a person gives."""
-    meaning = "a sentence, @FILE with one a line, or a MIDI or image file; test:17 is window 17 of the test split"
     for name in names or ("inputs",):
-        sub.add_argument(name, metavar=name.upper(), nargs=None if names else "+", help=meaning)
+        sub.add_argument(name, metavar=name.upper(), nargs=None if names else "+", help=INPUT)
     add_data(sub, "the dataset that test:17 means, if it has moved")
 
 
@@ -51,11 +52,22 @@ def add_output(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def add_temperature(sub: argparse.ArgumentParser, default: str) -> None:
-    """Add --temperature and --seed; `default` says what happens without."""
+def add_decoding(sub: argparse.ArgumentParser, default: str) -> None:
+    """Add how a decoder chooses, and --seed; `default` says what happens without."""
     sub.add_argument(
         "--temperature", type=float, metavar="T", help=f"draw from softmax(logits / T); default: {default}"
     )
+    sub.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
+    sub.add_argument("--top-p", type=float, metavar="P", help="draw from the likeliest tokens that hold probability P")
+    sub.add_argument("--beam", type=int, metavar="N", help="draw nothing: the best of a search with N hypotheses")
+    sub.add_argument(
+        "--length-penalty", type=float, metavar="A", help="of --beam: the best by log p / length ** A (default 0)"
+    )
+    add_seed(sub)
+
+
+def add_seed(sub: argparse.ArgumentParser) -> None:
+    """Add --seed."""
     sub.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default 0)")
 
 
@@ -74,31 +86,29 @@ def data_root(options: argparse.Namespace, trained: Trained) -> Path:
     return Path(root)
 
 
-def read_items(options: argparse.Namespace, trained: Trained, sources: Sequence[str]) -> list[tuple[str, Any]]:
-    """Return (name, item) of every INPUT; `@FILE` may give many."""
-    from seqvae.harness.scoring import open_split
-
-    items: list[tuple[str, Any]] = []
-    for source in sources:
-        match = DATA_INPUT.fullmatch(source)
-        if match is None:
-            read = trained.codec.read(source)
-            names = [source] if len(read) == 1 else [f"{source}:{line}" for line in range(1, len(read) + 1)]
-            items += zip(names, read, strict=True)
-            continue
-        split, index = match[1], int(match[2])
-        dataset = open_split(data_root(options, trained), split, trained.config["data"]["fingerprint"])
-        if index >= len(dataset):
-            raise ValueError(f"{source}: the {split} split has windows 0 to {len(dataset) - 1}")
-        items.append((source, trained.codec.join([dataset[index]])))
-    return items
-
-
 def strategy(options: argparse.Namespace, default: float | None = None) -> Any:
-    """Return how --temperature draws: None is the most likely item."""
-    from seqvae.models.decoding import Temperature
+    """Return how tokens are chosen: None is the most likely item.
 
+    Raises:
+        ValueError: for options that exclude each other.
+    """
+    from seqvae.models.decoding import Beam, Temperature, TopK, TopP
+
+    drawing = {"--temperature": options.temperature, "--top-k": options.top_k, "--top-p": options.top_p}
+    given = [name for name, value in drawing.items() if value is not None]
+    if options.beam is not None:
+        if given:
+            raise ValueError(f"--beam draws nothing, so {' and '.join(given)} would change nothing; leave out one")
+        return Beam(options.beam, options.length_penalty or 0.0)
+    if options.length_penalty is not None:
+        raise ValueError("--length-penalty compares the hypotheses of a search; it needs --beam N")
+    if options.top_k is not None and options.top_p is not None:
+        raise ValueError("--top-k and --top-p are two ways to leave out unlikely tokens; choose one")
     temperature = default if options.temperature is None else options.temperature
+    if options.top_k is not None:
+        return TopK(options.top_k, 1.0 if temperature is None else temperature)
+    if options.top_p is not None:
+        return TopP(options.top_p, 1.0 if temperature is None else temperature)
     return None if temperature is None else Temperature(temperature)
 
 

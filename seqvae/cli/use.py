@@ -3,42 +3,58 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from seqvae.cli.arguments import (
     Commands,
     add_command,
+    add_data,
+    add_decoding,
     add_inputs,
     add_output,
-    add_temperature,
+    data_root,
     open_checkpoint,
-    read_items,
     seed,
     strategy,
 )
+from seqvae.cli.inputs import expand, read_items, read_one, window_names
 from seqvae.cli.writing import write_items, write_whole
+
+if TYPE_CHECKING:
+    from seqvae.harness.config import Trained
+    from seqvae.latent import Sieve
+
+STEPS = 7
 
 
 def add(commands: Commands) -> None:
     """Add the commands of this file."""
     sample = add_command(commands, "sample", "items drawn from the prior", _sample)
-    sample.add_argument("-n", type=int, default=8, help="how many (default 8)")
-    add_temperature(sample, "1 for sequences, the expected pixels for images")
+    sample.add_argument("-n", type=int, default=8, help="how many (default 8); they are written as they are drawn")
+    sample.add_argument("--unique", action="store_true", help="draw again what was drawn before")
+    sample.add_argument("--novel", action="store_true", help="draw again what stands in the training data")
+    add_data(sample, "the dataset that --novel compares with, if it has moved")
+    add_decoding(sample, "1 for sequences, the expected pixels for images")
     add_output(sample)
 
     reconstruct = add_command(commands, "reconstruct", "items encoded and decoded again", _reconstruct)
     add_inputs(reconstruct)
-    add_temperature(reconstruct, "the most likely item")
+    add_decoding(reconstruct, "the most likely item")
     add_output(reconstruct)
 
-    interpolate = add_command(commands, "interpolate", "items on the way from A to B", _interpolate)
-    add_inputs(interpolate, "a", "b")
-    interpolate.add_argument("--steps", type=int, default=7, help="how many, both ends counted (default 7)")
+    interpolate = add_command(commands, "interpolate", "items on the way from A to B, or between four", _interpolate)
+    add_inputs(interpolate)
+    interpolate.add_argument("--steps", type=int, help=f"how many, both ends counted (default {STEPS})")
+    interpolate.add_argument(
+        "--grid", metavar="ROWSxCOLUMNS", help="between four INPUTs: left and right above, left and right below"
+    )
     interpolate.add_argument(
         "--method", choices=("slerp", "lerp"), default="slerp", help="along an arc (default) or a line"
     )
-    add_temperature(interpolate, "the most likely item")
+    add_decoding(interpolate, "the most likely item")
     add_output(interpolate)
 
     encode = add_command(commands, "encode", "posterior means as a .npy file, a row a window", _encode)
@@ -54,31 +70,63 @@ def _sample(options: argparse.Namespace) -> None:
     trained = open_checkpoint(options)
     seed(options)
     tokens = "vocab_size" in trained.codec.spec
-    draw = strategy(options, 1.0 if tokens else None)
-    write_items(trained, options, "sample", latent.sample(trained.vae, trained.codec, options.n, draw), [])
+    draw = strategy(options, 1.0 if tokens and options.beam is None else None)
+    sieve = _sieve(options, trained) if options.unique or options.novel else None
+    windows = latent.stream(trained.vae, options.n, draw, keep=sieve)
+    write_items(trained, options, "sample", (trained.codec.join([window]) for window in windows), options.n)
+    if sieve is not None:
+        dropped = f"dropped {sieve.repeats:,} repeats and {sieve.copies:,} copies of training items"
+        short = "" if sieve.passed == options.n else f"; only {sieve.passed:,} of {options.n:,} found"
+        print(f"{dropped}{short}", file=sys.stderr)
+
+
+def _sieve(options: argparse.Namespace, trained: Trained) -> Sieve:
+    from seqvae.harness.scoring import open_split
+    from seqvae.latent import Sieve
+
+    if not options.novel:
+        return Sieve(trained.codec, unique=options.unique)
+    train = open_split(data_root(options, trained), "train", trained.config["data"]["fingerprint"])
+    return Sieve(trained.codec, unique=options.unique, known=(train[place] for place in range(len(train))))
 
 
 def _reconstruct(options: argparse.Namespace) -> None:
     from seqvae import latent
 
     trained = open_checkpoint(options)
-    originals = [item for _, item in read_items(options, trained, options.inputs)]
+    originals = read_items(options, trained, options.inputs)
     seed(options)
     items = latent.reconstruct(trained.vae, trained.codec, originals, strategy(options))
-    write_items(trained, options, "reconstruction", items, originals)
+    write_items(trained, options, "reconstruction", items, len(items), originals)
 
 
 def _interpolate(options: argparse.Namespace) -> None:
     from seqvae import latent
 
+    if options.grid is not None and options.steps is not None:
+        raise ValueError("--steps is for the way from A to B; the size of a grid is that of --grid")
+    corners, wanted = (2, "A and B") if options.grid is None else (4, "A and B above, C and D below")
+    if len(options.inputs) != corners:
+        raise ValueError(f"{corners} INPUTs are wanted ({wanted}), got {len(options.inputs)}")
+    rows, columns = (1, 1) if options.grid is None else _size(options.grid)
     trained = open_checkpoint(options)
-    ends = [item for _, item in read_items(options, trained, [options.a, options.b])]
-    if len(ends) != 2:
-        raise ValueError(f"A and B must be one item each, got {len(ends)}")
+    ends = [read_one(options, trained, source) for source in options.inputs]
     seed(options)
-    a, b = ends
-    items = latent.interpolate(trained.vae, trained.codec, a, b, options.steps, options.method, strategy(options))
-    write_items(trained, options, "interpolation", items, ends)
+    draw = strategy(options)
+    if options.grid is not None:
+        items = latent.grid(trained.vae, trained.codec, ends, rows, columns, options.method, draw)
+        write_items(trained, options, "grid", items, len(items), ends, columns)
+        return
+    steps = STEPS if options.steps is None else options.steps
+    items = latent.interpolate(trained.vae, trained.codec, ends[0], ends[1], steps, options.method, draw)
+    write_items(trained, options, "interpolation", items, len(items), ends)
+
+
+def _size(grid: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", grid)
+    if match is None:
+        raise ValueError(f"grid must be ROWSxCOLUMNS such as 5x5, got {grid!r}")
+    return int(match[1]), int(match[2])
 
 
 def _encode(options: argparse.Namespace) -> None:
@@ -89,13 +137,12 @@ def _encode(options: argparse.Namespace) -> None:
     from seqvae import latent
 
     trained = open_checkpoint(options)
-    named = [(name, trained.codec.windows(item)) for name, item in read_items(options, trained, options.inputs)]
-    z = latent.encode(trained.vae, trained.codec, [window for _, windows in named for window in windows])
+    named = [one for source in options.inputs for one in expand(options, trained, source)]
+    read = [(one.name, one.windows()) for one in named]
+    z = latent.encode(trained.vae, trained.codec, [window for _, windows in read for window in windows])
     output, buffer = Path(options.output), io.BytesIO()
     np.save(buffer, z.cpu().numpy())
     write_whole(output, buffer.getvalue())
-    names = [
-        name if len(windows) == 1 else f"{name}#{place}" for name, windows in named for place in range(len(windows))
-    ]
-    write_whole(output.with_suffix(".names.txt"), "".join(f"{name}\n" for name in names).encode())
+    names = "".join(f"{name}\n" for name in window_names(read))
+    write_whole(output.with_suffix(".names.txt"), names.encode())
     print(f"{z.shape[0]} x {z.shape[1]} latents written to {output}", file=sys.stderr)

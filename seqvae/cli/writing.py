@@ -4,64 +4,103 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from seqvae.harness.config import Trained
 
+SHOWN = 64  # items in the picture, the sound and the file of all of them; more would be of no use to a person
+
 
 def write_items(
-    trained: Trained, options: argparse.Namespace, stem: str, items: list[Any], originals: list[Any]
+    trained: Trained,
+    options: argparse.Namespace,
+    stem: str,
+    items: Iterable[Any],
+    count: int,
+    originals: Sequence[Any] = (),
+    columns: int | None = None,
 ) -> None:
-    """Write items to OUT: lines of text, or a file each, all of them together, a picture and sound where there is one.
+    """Write items to OUT as they come: lines of text, or a file each beside a picture and a sound of the first ones.
+
+    `count` is the most that may come. The picture has so many `columns`.
 
     Raises:
         ValueError: without an OUT for items that are files.
     """
-    codec = trained.codec
-    if codec.suffix is None:
-        text = "".join(f"{item}\n" for item in items)
-        if options.output in (None, "-"):
-            sys.stdout.write(text)
-        else:
-            write_whole(Path(options.output), text.encode())
-            print(f"{len(items)} lines written to {options.output}", file=sys.stderr)
+    if trained.codec.suffix is None:
+        write_lines((" ".join(str(item).splitlines()) for item in items), options.output)
         return
     if options.output in (None, "-"):
         raise ValueError("-o OUT is needed: a directory for the files")
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
-    from seqvae.data.image import write_png
-
-    written: list[Path] = []
-
-    def path(name: str) -> Path:
-        written.append(folder / name)
-        return written[-1]
-
-    digits = len(str(len(items)))
+    shown = []
     for number, item in enumerate(items, 1):
-        codec.write(item, path(f"{stem}-{number:0{digits}d}{codec.suffix}"))
+        path = folder / f"{stem}-{number:0{len(str(count))}d}{trained.codec.suffix}"
+        trained.codec.write(item, path)
+        print(path)
+        if number <= SHOWN:
+            shown.append(item)
     for number, item in enumerate(originals, 1):
-        codec.write(item, path(f"original-{number:0{len(str(len(originals)))}d}{codec.suffix}"))
-    preview = codec.preview([*originals[:1], *items, *originals[1:]] if stem == "interpolation" else items)
-    chained = codec.chain(items)
-    if chained is not None:
-        codec.write(chained, path(f"{stem}{codec.suffix}"))
-    if preview.image is not None:
-        write_png(path(f"{stem}.png"), preview.image)
-    if preview.audio is not None:
-        _write_wav(path(f"{stem}.wav"), preview.audio, preview.sample_rate)
-    for file in written:
-        print(file)
+        path = folder / f"original-{number:0{len(str(len(originals)))}d}{trained.codec.suffix}"
+        trained.codec.write(item, path)
+        print(path)
+    if shown:
+        _write_together(trained, folder / stem, shown, originals if stem == "interpolation" else (), columns)
+
+
+def write_lines(lines: Iterable[str], output: str | None) -> None:
+    """Write lines as they come to a file, which is there whole or not at all, or to standard output."""
+    if output in (None, "-"):
+        for line in lines:
+            sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+        return
+    number = 0
+    with whole(Path(output)) as file:
+        for number, line in enumerate(lines, 1):  # noqa: B007 - it is the count
+            file.write(f"{line}\n".encode())
+    print(f"{number:,} lines written to {output}", file=sys.stderr)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """Open a file beside its place and rename it at the end: it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside its place and rename it: it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    """Write a file that is there whole or not at all."""
+    with whole(path) as file:
+        file.write(content)
+
+
+def _write_together(trained: Trained, stem: Path, items: list[Any], ends: Sequence[Any], columns: int | None) -> None:
+    """Write the items one after another, and their picture and sound, between the two `ends` where there are any."""
+    from seqvae.data.image import write_png
+
+    codec = trained.codec
+    preview = codec.preview([*ends[:1], *items, *ends[1:]], columns)
+    chained = codec.chain(items)
+    if chained is not None:
+        codec.write(chained, stem.with_name(f"{stem.name}{codec.suffix}"))
+        print(stem.with_name(f"{stem.name}{codec.suffix}"))
+    if preview.image is not None:
+        write_png(stem.with_name(f"{stem.name}.png"), preview.image)
+        print(stem.with_name(f"{stem.name}.png"))
+    if preview.audio is not None:
+        _write_wav(stem.with_name(f"{stem.name}.wav"), preview.audio, preview.sample_rate)
+        print(stem.with_name(f"{stem.name}.wav"))
 
 
 def _write_wav(path: Path, audio: Any, sample_rate: int) -> None:

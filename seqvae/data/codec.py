@@ -38,6 +38,8 @@ class Codec(ABC, Generic[Item]):
     view_options: ClassVar[frozenset[str]] = frozenset()
     suffix: ClassVar[str | None] = None
     """The ending of the file that holds one item; None where items are lines of one text file."""
+    endings: ClassVar[tuple[str, ...]] = ()
+    """Of the files that `read` understands, where a folder of them stands for all; none where items are lines."""
 
     @property
     @abstractmethod
@@ -91,8 +93,8 @@ class Codec(ABC, Generic[Item]):
         return None
 
     @abstractmethod
-    def preview(self, items: Sequence[Item]) -> Preview:
-        """Return the items together, as text, picture and sound."""
+    def preview(self, items: Sequence[Item], columns: int | None = None) -> Preview:
+        """Return the items together, as text, picture and sound; the picture in so many columns where it is said."""
 
     def replace(self, **view: Any) -> Self:
         """Return this codec with other view options. Raises ValueError for a name that is none of them."""

@@ -51,6 +51,7 @@ class PixelCodec(Codec[Pixels]):
 
     view_options: ClassVar[frozenset[str]] = frozenset({"binarize"})
     suffix: ClassVar[str | None] = ".png"
+    endings: ClassVar[tuple[str, ...]] = SUFFIXES
 
     def __init__(self, image_shape: Sequence[int], binarize: bool = False) -> None:
         shape = tuple(image_shape) if isinstance(image_shape, list | tuple) else ()
@@ -130,14 +131,14 @@ class PixelCodec(Codec[Pixels]):
     def write(self, item: Pixels, path: Path) -> None:
         write_png(path, item)
 
-    def preview(self, items: Sequence[Pixels]) -> Preview:
+    def preview(self, items: Sequence[Pixels], columns: int | None = None) -> Preview:
         """Return the pictures in one row, or where they are many in a square grid, small ones enlarged."""
         if not items:
             return Preview()
         factor = max(1, PREVIEW_SIDE // max(self.image_shape[1:]))
         pictures = [self.windows(item)[0].permute(1, 2, 0).numpy() for item in items]  # all of one size
         tiles = [np.kron(picture, np.ones((factor, factor, 1), np.uint8)) for picture in pictures]
-        columns = len(tiles) if len(tiles) <= MOST_IN_A_ROW else math.ceil(math.sqrt(len(tiles)))
+        columns = columns or (len(tiles) if len(tiles) <= MOST_IN_A_ROW else math.ceil(math.sqrt(len(tiles))))
         rows = math.ceil(len(tiles) / columns)
         height, width = tiles[0].shape[0] + GAP, tiles[0].shape[1] + GAP
         grid = np.full((rows * height - GAP, columns * width - GAP, 3), 255, np.uint8)

@@ -202,7 +202,7 @@ class SentencePieceTokenizer(Codec[str]):
     def write(self, item: str, path: Path) -> None:
         path.write_text(" ".join(item.splitlines()) + "\n", encoding="utf-8")
 
-    def preview(self, items: Sequence[str]) -> Preview:
+    def preview(self, items: Sequence[str], columns: int | None = None) -> Preview:
         return Preview(text="\n".join(items))
 
     def save(self, directory: Path) -> None:

@@ -1,6 +1,26 @@
 """What a trained VAE is for: (vae, codec, items) -> items."""
 
-from seqvae.latent.interpolation import interpolate, lerp, slerp
-from seqvae.latent.sampling import decode, encode, reconstruct, sample
+from seqvae.latent.attributes import attribute, edit, orthogonalize
+from seqvae.latent.interpolation import grid, interpolate, lerp, slerp
+from seqvae.latent.neighbors import nearest, similar
+from seqvae.latent.novelty import Sieve
+from seqvae.latent.sampling import decode, encode, posterior, reconstruct, sample, stream
 
-__all__ = ["decode", "encode", "interpolate", "lerp", "reconstruct", "sample", "slerp"]
+__all__ = [
+    "Sieve",
+    "attribute",
+    "decode",
+    "edit",
+    "encode",
+    "grid",
+    "interpolate",
+    "lerp",
+    "nearest",
+    "orthogonalize",
+    "posterior",
+    "reconstruct",
+    "sample",
+    "similar",
+    "slerp",
+    "stream",
+]

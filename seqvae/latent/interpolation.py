@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seqvae.data.codec import Codec
-from seqvae.latent.sampling import decode, encode
+from seqvae.latent.sampling import decode, encode, join
 from seqvae.vae import VAE
 
 PARALLEL = 1e-4  # an angle whose sine would be divided by; there the arc is its chord
@@ -71,4 +71,36 @@ def interpolate(
     latents = torch.stack([path(p, q, steps, method) for p, q in zip(latents_a, latents_b, strict=True)], dim=1)
     decoded: Sequence[Tensor] = decode(vae, latents.flatten(0, 1), strategy)
     likes = [a if 2 * step < steps else b for step in range(steps)]
-    return [codec.join(decoded[step * count : (step + 1) * count], like=like) for step, like in enumerate(likes)]
+    return join(codec, decoded, [count] * steps, likes)
+
+
+def grid(
+    vae: VAE,
+    codec: Codec[Any],
+    corners: Sequence[Any],
+    rows: int,
+    columns: int,
+    method: str = "slerp",
+    strategy: Any = None,
+) -> list[Any]:
+    """Return rows * columns items, row by row, between four: A left and B right above, C left and D right below.
+
+    The left side goes from A to C and the right side from B to D; every row goes from the one to the other. Each item
+    takes tempo, program or size from the corner that is nearest.
+
+    Raises:
+        ValueError: unless there are four corners and at least two rows and columns.
+    """
+    if len(corners) != 4:
+        raise ValueError(f"a grid has four corners, got {len(corners)} items")
+    if min(rows, columns) < 2:
+        raise ValueError(f"a grid needs at least 2 rows and 2 columns (the corners count), got {rows}x{columns}")
+    windows = [codec.windows(item) for item in corners]
+    count = min(len(part) for part in windows)
+    latents = []  # of each window its own grid
+    for a, b, c, d in zip(*(encode(vae, codec, part[:count]) for part in windows), strict=True):
+        sides = zip(path(a, c, rows, method), path(b, d, rows, method), strict=True)
+        latents.append(torch.cat([path(left, right, columns, method) for left, right in sides]))
+    decoded = decode(vae, torch.stack(latents, dim=1).flatten(0, 1), strategy)
+    likes = [corners[2 * (2 * y >= rows) + (2 * x >= columns)] for y in range(rows) for x in range(columns)]
+    return join(codec, decoded, [count] * len(likes), likes)

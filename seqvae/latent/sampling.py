@@ -1,6 +1,6 @@
 """Items to latents and back: encode, decode, reconstruct, sample from the prior."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ from torch import Tensor
 from seqvae.data.batching import stack
 from seqvae.data.codec import Codec, strip
 from seqvae.data.dataset import VALID_EPOCH
+from seqvae.gaussian import DiagonalGaussian
 from seqvae.vae import VAE
 
 ROWS = 256  # windows encoded or decoded at once
+MOST_DRAWS = 10  # windows drawn for each one wanted, where not all of them are kept
 
 
 def device_of(vae: VAE) -> torch.device:
@@ -22,18 +24,23 @@ def device_of(vae: VAE) -> torch.device:
 
 
 @torch.no_grad()
+def posterior(vae: VAE, codec: Codec[Any], windows: Sequence[Tensor]) -> DiagonalGaussian:
+    """Return q(z|x) of each window."""
+    parts = []
+    for start in range(0, len(windows), ROWS):
+        views = [_view(codec, window) for window in windows[start : start + ROWS]]
+        parts.append(vae.encoder(stack(views).to(device_of(vae))))
+    return DiagonalGaussian(torch.cat([part.mean for part in parts]), torch.cat([part.log_variance for part in parts]))
+
+
 def encode(vae: VAE, codec: Codec[Any], windows: Sequence[Tensor]) -> Float[Tensor, "windows latent"]:
     """Return the posterior mean of each window: the point to interpolate and edit from, never a random draw."""
-    means = []
-    for start in range(0, len(windows), ROWS):
-        views = [_view(codec, window, start + place) for place, window in enumerate(windows[start : start + ROWS])]
-        means.append(vae.encoder(stack(views).to(device_of(vae))).mean)
-    return torch.cat(means)
+    return posterior(vae, codec, windows).mean
 
 
-def _view(codec: Codec[Any], window: Tensor, place: int) -> Tensor:
-    """Return the window as validation sees it: what is drawn (binary pixels) depends on the place alone."""
-    return codec.view(window, np.random.Generator(np.random.Philox(key=0, counter=[0, 0, VALID_EPOCH, place])))
+def _view(codec: Codec[Any], window: Tensor) -> Tensor:
+    """Return the window as the encoder may see it; what is drawn (binary pixels) is the same in any company."""
+    return codec.view(window, np.random.Generator(np.random.Philox(key=0, counter=[0, 0, VALID_EPOCH, 0])))
 
 
 @torch.no_grad()
@@ -45,7 +52,8 @@ def decode(
 ) -> list[Tensor]:
     """Return the window that each latent decodes to: the most likely one without a strategy."""
     windows: list[Tensor] = []
-    for part in torch.split(z, ROWS):
+    rows = max(1, ROWS // getattr(strategy, "width", 1))  # the hypotheses of a beam are rows too
+    for part in torch.split(z, rows):
         for window in vae.decoder.sample(part, strategy=strategy, generator=generator).cpu():
             windows.append(strip(window) if window.ndim == 1 else window)
     return windows
@@ -54,8 +62,14 @@ def decode(
 def reconstruct(vae: VAE, codec: Codec[Any], items: Sequence[Any], strategy: Any = None) -> list[Any]:
     """Return each item encoded and decoded again; a long item goes through window by window."""
     windows = [codec.windows(item) for item in items]
-    decoded = iter(decode(vae, encode(vae, codec, [window for part in windows for window in part]), strategy))
-    return [codec.join([next(decoded) for _ in part], like=item) for part, item in zip(windows, items, strict=True)]
+    z = encode(vae, codec, [window for part in windows for window in part])
+    return join(codec, decode(vae, z, strategy), [len(part) for part in windows], items)
+
+
+def join(codec: Codec[Any], windows: Sequence[Tensor], counts: Sequence[int], likes: Sequence[Any]) -> list[Any]:
+    """Return the items whose windows stand one after another: `counts` of them each, told by what they are like."""
+    following = iter(windows)
+    return [codec.join([next(following) for _ in range(n)], like=like) for n, like in zip(counts, likes, strict=True)]
 
 
 def sample(
@@ -66,8 +80,38 @@ def sample(
     Raises:
         ValueError: when n is not positive.
     """
+    return [codec.join([window]) for window in stream(vae, n, strategy, generator)]
+
+
+def stream(
+    vae: VAE,
+    n: int,
+    strategy: Any = None,
+    generator: torch.Generator | None = None,
+    keep: Callable[[Tensor], bool] | None = None,
+) -> Iterator[Tensor]:
+    """Return n windows decoded from the prior, drawn in batches as they are asked for.
+
+    What `keep` refuses is drawn again, up to ten draws for each window wanted; then the stream ends early.
+
+    Raises:
+        ValueError: when n is not positive.
+    """
     if n < 1:
         raise ValueError(f"n must be positive, got {n}")
-    with torch.no_grad():
-        z = vae.prior(vae.encoder).sample(n, generator)
-    return [codec.join([window]) for window in decode(vae, z, strategy, generator)]
+    return _stream(vae, n, strategy, generator, keep)
+
+
+def _stream(
+    vae: VAE, n: int, strategy: Any, generator: torch.Generator | None, keep: Callable[[Tensor], bool] | None
+) -> Iterator[Tensor]:
+    missing, draws = n, n if keep is None else MOST_DRAWS * n
+    while missing and draws:
+        batch = min(missing, draws, ROWS)
+        with torch.no_grad():
+            z = vae.prior(vae.encoder).sample(batch, generator)
+        draws -= batch
+        for window in decode(vae, z, strategy, generator):
+            if keep is None or keep(window):
+                missing -= 1
+                yield window

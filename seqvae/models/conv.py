@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqvae.gaussian import DiagonalGaussian, GaussianHead
-from seqvae.models.decoding import Greedy, Strategy, Temperature
+from seqvae.models.decoding import Beam, Greedy, Strategy, Temperature
 from seqvae.models.layers import ResidualBlock, check_positive
 from seqvae.models.likelihoods import Bernoulli, Likelihood
 from seqvae.vae import Decoder, Encoder
@@ -113,7 +113,7 @@ class ConvDecoder(Decoder):
         self,
         z: Float[Tensor, "batch latent"],
         *,
-        strategy: Strategy | None = None,
+        strategy: Strategy | Beam | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
         """Return pixels in [0, 1]: their expectation without a strategy, draws of each pixel with a Temperature."""

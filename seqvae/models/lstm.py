@@ -3,7 +3,7 @@
 The wiring is that of MusicVAE's flat model (Roberts et al., 2018), for text and MIDI alike.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from seqvae.gaussian import DiagonalGaussian, GaussianHead
-from seqvae.models.decoding import Greedy, Strategy, generate
+from seqvae.models.decoding import Beam, Greedy, Strategy, generate
 from seqvae.models.layers import (
     TokenEmbedding,
     check_choice,
@@ -78,6 +78,10 @@ class DecoderState(NamedTuple):
     hidden: Float[Tensor, "layers batch hidden"]
     cell: Float[Tensor, "layers batch hidden"]
     z: Float[Tensor, "batch latent"]
+
+    def select(self, rows: Int[Tensor, " rows"]) -> Self:
+        """Return the state of these rows, in this order."""
+        return self._replace(hidden=self.hidden[:, rows], cell=self.cell[:, rows], z=self.z[rows])
 
 
 class LSTMDecoder(Decoder):
@@ -173,7 +177,7 @@ class LSTMDecoder(Decoder):
         self,
         z: Float[Tensor, "batch latent"],
         *,
-        strategy: Strategy | None = None,
+        strategy: Strategy | Beam | None = None,
         generator: torch.Generator | None = None,
     ) -> Int[Tensor, "batch time"]:
         return generate(

@@ -115,7 +115,8 @@ def image_world(folder: Path) -> World:
         bar = picture[place : place + 2] if number % 2 else picture[:, place : place + 2]
         bar += 230
     splits = ["train"] * 28 + ["valid"] * 6 + ["test"] * 6
-    prepare_arrays(pictures[:40], splits, folder / "data", labels=[number % 2 for number in range(40)], binarize=True)
+    labels, names = [number % 2 for number in range(40)], ("standing", "lying")
+    prepare_arrays(pictures[:40], splits, folder / "data", labels=labels, label_names=names, binarize=True)
     ends = [folder / "a.png", folder / "b.png"]
     for path, picture in zip(ends, pictures[40:], strict=True):
         write_png(path, picture)

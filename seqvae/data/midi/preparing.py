@@ -26,7 +26,7 @@ from seqvae.data.preparation import (
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".mid", ".midi", ".rmi", ".kar")
+SUFFIXES = MelodyTokenizer.endings
 
 
 def prepare_midi(

@@ -15,8 +15,8 @@ _LINE, _BEAT_LINE, _FRAME = (200, 200, 205), (236, 236, 240), (90, 90, 100)
 _HELD, _STRUCK = (122, 170, 226), (24, 72, 150)
 
 
-def piano_rolls(items: Sequence[pretty_midi.PrettyMIDI]) -> NDArray[np.uint8]:
-    """Return [height width 3]: a roll an item, side by side where they are narrow, in reading order."""
+def piano_rolls(items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None) -> NDArray[np.uint8]:
+    """Return [height width 3]: a roll an item, in reading order, side by side where they are narrow."""
     rolls: list[list[Note]] = []
     for item in items:
         notes = [note for part in item.instruments if not part.is_drum for note in part.notes]
@@ -28,7 +28,7 @@ def piano_rolls(items: Sequence[pretty_midi.PrettyMIDI]) -> NDArray[np.uint8]:
     steps_shown = min(max([BAR, *(note.end for roll in rolls for note in roll)]), _MAX_STEPS)
     steps_shown = -(-steps_shown // BAR) * BAR
     height, width = (high - low + 1) * _SEMITONE, steps_shown * _STEP
-    columns = min(max(round(math.sqrt(len(rolls) * height / width * 1.5)), 1), max(len(rolls), 1))
+    columns = columns or min(max(round(math.sqrt(len(rolls) * height / width * 1.5)), 1), max(len(rolls), 1))
     rows = max(-(-len(rolls) // columns), 1)
     image = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3), 255, np.uint8)
     for place, roll in enumerate(rolls):

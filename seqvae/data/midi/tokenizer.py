@@ -64,6 +64,7 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
 
     view_options = frozenset({"transpose"})
     suffix = ".mid"
+    endings = (".mid", ".midi", ".rmi", ".kar")
 
     def __init__(self, *, bars: int = 2, meter: str = "strict", transpose: int = 0) -> None:
         if not _is_int(bars) or bars < 1:
@@ -195,9 +196,9 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
             [window for row in rows for window in row], like=items[heard.index(True)] if any(heard) else None
         )
 
-    def preview(self, items: Sequence[pretty_midi.PrettyMIDI]) -> Preview:
+    def preview(self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None) -> Preview:
         """Return piano rolls to one scale of pitch, and the items' first half minutes played one after another."""
-        return Preview(image=piano_rolls(items), audio=play(items))
+        return Preview(image=piano_rolls(items, columns), audio=play(items))
 
 
 def _is_int(value: object) -> bool:

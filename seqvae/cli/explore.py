@@ -1,0 +1,211 @@
+"""Commands that look around in latent space: attribute, edit, similar, neighbors."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from seqvae.cli.arguments import (
+    INPUT,
+    Commands,
+    add_command,
+    add_data,
+    add_decoding,
+    add_inputs,
+    add_output,
+    open_checkpoint,
+    seed,
+    strategy,
+)
+from seqvae.cli.inputs import Input, expand, read_items, read_one, read_set, spread, window_names
+from seqvae.cli.writing import write_items, write_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from seqvae.harness.config import Trained
+
+ENCODED_AT_ONCE = 4096  # items of a corpus in memory
+
+
+def add(commands: Commands) -> None:
+    """Add the commands of this file."""
+    attribute = add_command(
+        commands, "attribute", "the direction from items without a quality to items with it", _attribute
+    )
+    for name, dest in (("with", "having"), ("without", "lacking")):
+        attribute.add_argument(f"--{name}", dest=dest, nargs="+", required=True, metavar="INPUT", help=INPUT)
+    attribute.add_argument(
+        "--orthogonal-to", nargs="+", type=Path, default=[], metavar="V", help="attribute files to leave alone"
+    )
+    attribute.add_argument(
+        "--limit", type=int, default=1000, metavar="N", help="of each set use N items, evenly spread (default 1000)"
+    )
+    add_data(attribute, "the dataset that test:17 means, if it has moved")
+    attribute.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="v.safetensors")
+
+    edit = add_command(commands, "edit", "items with more or less of an attribute", _edit)
+    add_inputs(edit)
+    edit.add_argument("--attribute", type=Path, required=True, metavar="V", help="a file of `seqvae attribute`")
+    edit.add_argument(
+        "--strength",
+        type=float,
+        nargs="+",
+        default=[1.0],
+        metavar="S",
+        help="0 reconstructs, 1 (default) goes as far as from the mean without to the mean with; several: a row each",
+    )
+    add_decoding(edit, "the most likely item")
+    add_output(edit)
+
+    similar = add_command(commands, "similar", "variations of an item", _similar)
+    add_inputs(similar, "input")
+    similar.add_argument("-n", type=int, default=8, help="how many (default 8)")
+    similar.add_argument(
+        "--strength", type=float, default=0.3, metavar="S", help="of the noise: 0 reconstructs, 1 is all of it"
+    )
+    similar.add_argument(
+        "--noise",
+        choices=("prior", "posterior"),
+        default="prior",
+        help="as wide as the prior N(0, I) (default), or as the item's posterior",
+    )
+    add_decoding(similar, "the most likely item")
+    add_output(similar)
+
+    neighbors = add_command(commands, "neighbors", "the items of a corpus that are nearest in latent space", _neighbors)
+    add_inputs(neighbors)
+    neighbors.add_argument(
+        "--corpus",
+        nargs="+",
+        default=["train:all"],
+        metavar="INPUT",
+        help="what to search, as INPUT (default train:all), a dataset's root for its train split, or latents.npy",
+    )
+    neighbors.add_argument("-k", type=int, default=5, help="how many of each (default 5)")
+    neighbors.add_argument("--metric", choices=("euclidean", "cosine"), default="euclidean")
+
+
+def _attribute(options: argparse.Namespace) -> None:
+    from seqvae import latent
+    from seqvae.harness.scores import weights_digest
+    from seqvae.harness.vectors import load_vector, pack_vector
+
+    trained = open_checkpoint(options)
+    weights = weights_digest(trained.path)
+    others = [load_vector(path, weights, trained.vae.latent_dim) for path in options.orthogonal_to]
+    facts: dict[str, object] = {"orthogonal_to": [path.name for path in options.orthogonal_to]}
+    sets, used = [], []
+    for name, sources in (("with", options.having), ("without", options.lacking)):
+        named = [one for source in sources for one in expand(options, trained, source)]
+        read = read_set(spread(named, options.limit), name)
+        windows = [window for _, part in read for window in part]
+        used.append(f"{name}: {len(read):,} of {len(named):,} items used, {len(windows):,} windows")
+        sets.append(windows)
+        facts |= {name: sources, f"{name}_items": len(read), f"{name}_windows": len(windows)}
+    vector = latent.attribute(trained.vae, trained.codec, sets[0], sets[1], others)
+    write_whole(options.output, pack_vector(vector, weights, facts))
+    print(*used, f"a vector of length {vector.norm():.3f} written to {options.output}", sep="\n", file=sys.stderr)
+
+
+def _edit(options: argparse.Namespace) -> None:
+    import math
+
+    from seqvae import latent
+    from seqvae.harness.scores import weights_digest
+    from seqvae.harness.vectors import load_vector
+
+    if not all(math.isfinite(strength) for strength in options.strength):
+        raise ValueError(f"strength must be finite, got {' '.join(map(str, options.strength))}")
+    trained = open_checkpoint(options)
+    vector = load_vector(options.attribute, weights_digest(trained.path), trained.vae.latent_dim)
+    originals = read_items(options, trained, options.inputs)
+    seed(options)
+    items = latent.edit(trained.vae, trained.codec, originals, vector, options.strength, strategy(options))
+    columns = len(options.strength) if len(options.strength) > 1 else None
+    write_items(trained, options, "edit", items, len(items), originals, columns)
+
+
+def _similar(options: argparse.Namespace) -> None:
+    from seqvae import latent
+
+    trained = open_checkpoint(options)
+    original = read_one(options, trained, options.input)
+    seed(options)
+    items = latent.similar(
+        trained.vae, trained.codec, original, options.n, options.strength, options.noise, strategy(options)
+    )
+    write_items(trained, options, "similar", items, len(items), [original])
+
+
+def _neighbors(options: argparse.Namespace) -> None:
+    from seqvae import latent
+
+    trained = open_checkpoint(options)
+    queries = [one for source in options.inputs for one in expand(options, trained, source)]
+    names, z = _encoded(trained, queries, "INPUT")
+    corpus = _corpus(options, trained)
+    found = latent.nearest(z, corpus.latents, options.k, options.metric)
+    for query, distances, places in zip(names, found.distance.tolist(), found.index.tolist(), strict=True):
+        print(query)
+        for distance, place in zip(distances, places, strict=True):
+            print(f"  {distance:.4f}  {corpus.names[place]}")
+
+
+class _Corpus(NamedTuple):
+    """The posterior means of a corpus, and how each is shown."""
+
+    names: list[str]
+    latents: Tensor
+
+
+def _corpus(options: argparse.Namespace, trained: Trained) -> _Corpus:
+    from seqvae.data.dataset import MANIFEST
+
+    sources: list[str] = options.corpus
+    if len(sources) == 1 and sources[0].endswith(".npy"):
+        return _saved(Path(sources[0]), trained.vae.latent_dim)
+    if len(sources) == 1 and (Path(sources[0]) / MANIFEST).is_file():
+        options.data, sources = Path(sources[0]), ["train:all"]
+    named = [one for source in sources for one in expand(options, trained, source)]
+    return _Corpus(*_encoded(trained, named, "corpus"))
+
+
+def _saved(path: Path, latent_dim: int) -> _Corpus:
+    """Return the latents that `seqvae encode` wrote. Raises ValueError for anything else."""
+    import numpy as np
+    import torch
+
+    try:
+        rows = np.load(path, allow_pickle=False)
+        names = path.with_suffix(".names.txt").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as latents of `seqvae encode` ({error})") from None
+    if not isinstance(rows, np.ndarray) or rows.shape != (len(names), latent_dim) or rows.dtype.kind != "f":
+        shape = getattr(rows, "shape", "no array")
+        raise ValueError(f"{path} holds {shape}, not {len(names)} named latents of {latent_dim} dimensions")
+    return _Corpus(names, torch.from_numpy(rows))
+
+
+def _encoded(trained: Trained, named: Sequence[Input], what: str) -> tuple[list[str], Tensor]:
+    """Return how each window is shown, and the posterior means on the CPU; a part of the items in memory at a time."""
+    import torch
+
+    from seqvae import latent
+
+    names: list[str] = []
+    latents: list[Tensor] = []
+    for start in range(0, len(named), ENCODED_AT_ONCE):
+        read = read_set(named[start : start + ENCODED_AT_ONCE], what)
+        names += window_names([(_shown(trained, one), windows) for one, windows in read])
+        latents.append(latent.encode(trained.vae, trained.codec, [w for _, windows in read for w in windows]).cpu())
+    return names, torch.cat(latents)
+
+
+def _shown(trained: Trained, one: Input) -> str:
+    """Return the item's name, and the sentence itself or the file that a dataset's window came from."""
+    more = str(one.item()) if trained.codec.suffix is None else one.origin
+    return f"{one.name}  {more}" if more not in ("", one.name) else one.name
