@@ -188,7 +188,7 @@ def test_a_download_with_another_content_is_refused_before_use(
     assert not (tmp_path / "data" / "dataset.json").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>", gzip.compress(b"x" * 1000)[:20]])
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", gzip.compress(b"x" * 1000, mtime=0)[:20]])
 def test_a_file_that_is_not_packed_is_named(
     content: bytes, tmp_path: Path, mirror: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
