@@ -39,6 +39,19 @@ class Greedy:
         return logits.argmax(-1)
 
 
+def _draw(weights: Float[Tensor, "batch choices"], generator: torch.Generator | None) -> Int[Tensor, " batch"]:
+    """Return a choice a row in proportion to the weights, never one of weight 0.
+
+    One random number a row: torch.multinomial draws one a choice, which costs as much as the network.
+    """
+    # MPS has no float64; a float32 sum would miss weights below 1e-7 of it
+    precision = torch.float32 if weights.device.type == "mps" else torch.float64
+    cumulative = weights.to(precision).cumsum(-1)
+    point = torch.rand(len(weights), 1, generator=generator, device=weights.device, dtype=precision)
+    place = torch.searchsorted(cumulative, point * cumulative[:, -1:], right=True).squeeze(-1)
+    return place.clamp(max=weights.shape[-1] - 1)
+
+
 @dataclass(frozen=True)
 class Temperature:
     """A draw from softmax(logits / temperature): 1 is the model's own distribution, below 1 is safer."""
@@ -52,7 +65,7 @@ class Temperature:
     def __call__(
         self, logits: Float[Tensor, "batch vocab"], generator: torch.Generator | None
     ) -> Int[Tensor, " batch"]:
-        return torch.multinomial(torch.softmax(logits / self.temperature, -1), 1, generator=generator).squeeze(-1)
+        return _draw(torch.softmax(logits / self.temperature, -1), generator)
 
 
 @dataclass(frozen=True)
@@ -95,8 +108,8 @@ class TopP:
     ) -> Int[Tensor, " batch"]:
         probability, tokens = torch.softmax(logits / self.temperature, -1).sort(descending=True)
         likelier = probability.cumsum(-1) - probability  # what the tokens before each one hold
-        place = torch.multinomial(probability.masked_fill(likelier >= self.p, 0.0), 1, generator=generator)
-        return tokens.gather(-1, place).squeeze(-1)
+        place = _draw(probability.masked_fill(likelier >= self.p, 0.0), generator)
+        return tokens.gather(-1, place.unsqueeze(-1)).squeeze(-1)
 
 
 @dataclass(frozen=True)
