@@ -711,3 +711,13 @@ def test_every_command_runs_on_the_gpu_too(run: Run, capsys: Capture) -> None:
     assert neighbors(capsys, run.path, a, "--device", "cuda")
     ok("evaluate", run.path, "--importance-samples", 2, "--device", "cuda")
     ok("encode", run.path, a, "-o", "z.npy", "--device", "cuda")
+
+
+def test_a_picture_of_reconstructions_shows_the_truth_above_each(get_run: GetRun) -> None:
+    run = get_run("fashion")
+    ok("reconstruct", run.path, *run.world.inputs, "test:0", "-o", "out")
+    with Image.open("out/reconstruction.png") as shown, Image.open("out/original-1.png") as original:
+        side = (shown.height - 2) // 2
+        assert shown.size == (3 * side + 4, 2 * side + 2)
+        corner = np.asarray(shown.crop((0, 0, side, side)).convert("L"))
+        np.testing.assert_array_equal(corner, np.asarray(original.resize((side, side), Image.Resampling.NEAREST)))

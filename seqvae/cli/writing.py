@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from seqvae.harness.config import Trained
 
 SHOWN = 64  # items in the picture, the sound and the file of all of them; more would be of no use to a person
+COMPARED = 12  # reconstructions in a row below their originals
 
 
 def write_items(
@@ -49,8 +50,15 @@ def write_items(
         path = folder / f"original-{number:0{len(str(len(originals)))}d}{trained.codec.suffix}"
         trained.codec.write(item, path)
         print(path)
-    if shown:
-        _write_together(trained, folder / stem, shown, originals if stem == "interpolation" else (), columns)
+    if not shown:
+        return
+    picture = shown
+    if stem == "interpolation":
+        picture = [*originals[:1], *shown, *originals[1:]]
+    elif stem == "reconstruction":  # the truth stands above it
+        columns = min(len(originals), COMPARED)
+        picture = [*originals[:columns], *shown[:columns]]
+    _write_together(trained, folder / stem, shown, picture, columns)
 
 
 def write_lines(lines: Iterable[str], output: str | None) -> None:
@@ -85,12 +93,12 @@ def write_whole(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _write_together(trained: Trained, stem: Path, items: list[Any], ends: Sequence[Any], columns: int | None) -> None:
-    """Write the items one after another, and their picture and sound, between the two `ends` where there are any."""
+def _write_together(trained: Trained, stem: Path, items: list[Any], picture: list[Any], columns: int | None) -> None:
+    """Write the items one after another, and the picture and the sound of those to be shown with them."""
     from seqvae.data.image import write_png
 
     codec = trained.codec
-    preview = codec.preview([*ends[:1], *items, *ends[1:]], columns)
+    preview = codec.preview(picture, columns)
     chained = codec.chain(items)
     if chained is not None:
         codec.write(chained, stem.with_name(f"{stem.name}{codec.suffix}"))
