@@ -13,11 +13,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from seqvae.data.batching import valid_loader
 from seqvae.data.dataset import WindowDataset
@@ -30,10 +32,10 @@ from seqvae.vae import VAE
 LOG_EVERY = 20  # steps between two readings of the throughput
 
 
-def multiply_adds(layer: nn.Module, inputs: Tensor, output: Tensor) -> int:
+def multiply_adds(layer: nn.Module, inputs: Any, output: Tensor) -> int:
     """Return the multiply-adds of one call of a layer; 0 for those that are cheap."""
     if isinstance(layer, nn.LSTM):
-        steps = inputs.shape[0] * inputs.shape[1]
+        steps = len(inputs.data) if isinstance(inputs, PackedSequence) else inputs.shape[0] * inputs.shape[1]
         return steps * sum(weight.numel() for name, weight in layer.named_parameters() if name.startswith("weight"))
     if isinstance(layer, nn.Linear):
         return output.numel() * layer.in_features
