@@ -28,7 +28,7 @@ $(TUNES)/dataset.json: | $(BIN)/.users
 	$(BIN)/python -m data_prep.folk_tunes --root $(TUNES)
 
 demo: $(BIN)/.users $(TUNES)/dataset.json
-	$(BIN)/seqvae train experiment=melody run_dir=$(RUN) resume=auto
+	$(BIN)/seqvae train experiment=melody run_dir=$(RUN) resume=auto trainer.devices=2
 	$(BIN)/seqvae evaluate $(RUN) --split test
 	$(BIN)/seqvae sample $(RUN) -n 8 -o $(OUT)/samples
 	$(BIN)/seqvae interpolate $(RUN) test:100 test:1500 --steps 7 -o $(OUT)/interpolation

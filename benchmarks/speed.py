@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from seqvae.data.batching import valid_loader
 from seqvae.data.dataset import WindowDataset
 from seqvae.harness import conf_dir
-from seqvae.harness.config import load, train
+from seqvae.harness.config import load
 from seqvae.harness.machine import gemm_peak
+from seqvae.harness.run import train
 from seqvae.vae import VAE
 
 LOG_EVERY = 20  # steps between two readings of the throughput

@@ -49,14 +49,15 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "harness.machine": ("", "harness.engine"),
     "harness.config": ("", "vae", "models.", "objectives", "priors", "schedules", "data.", "harness."),
+    "harness.run": ("", "vae", "data.", "harness."),
     "cli.": ("", "models.decoding", "data.", "harness.", "latent.", "cli."),
     "": ("harness.config",),
 }
 
 # who may import which library; everything else may not
 LIBRARIES: dict[str, tuple[str, ...]] = {
-    "hydra": ("harness.config",),
-    "omegaconf": ("harness.config",),
+    "hydra": ("harness.launch", "harness.run"),
+    "omegaconf": ("harness.launch", "harness.run", "harness.comparison"),
     "lightning_fabric": ("harness.engine",),
     "safetensors": ("harness.checkpoint",),
     "tensorboard": ("harness.tracking",),

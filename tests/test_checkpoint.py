@@ -17,7 +17,8 @@ from seqvae.data import load_codec
 from seqvae.data.dataset import sha256
 from seqvae.harness import checkpoint
 from seqvae.harness.checkpoint import REQUIRED, CheckpointError, TrainingState, resolve, save_checkpoint
-from seqvae.harness.config import load, train
+from seqvae.harness.config import load
+from seqvae.harness.run import train
 from tests.helpers.damage import DAMAGE, MANIFEST, files, flip_bit, restore, rewrite
 from tests.helpers.worlds import Run, configuration
 

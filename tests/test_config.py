@@ -77,7 +77,9 @@ def test_the_list_is_the_public_builders_and_the_optimizers() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [torch.load, os, os.system, torch.nn.Linear, print, Path, 3, functools.partial(print)], ids=repr
+    "value",
+    [torch.load, os, os.system, torch.nn.Linear, print, Path, 3, functools.partial(print)],
+    ids=lambda value: type(value).__name__ + getattr(value, "__name__", ""),
 )
 def test_a_module_cannot_make_public_what_is_not_its_own(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedules, "value", value, raising=False)

@@ -21,8 +21,8 @@ from torch import Tensor
 import train as entry
 from seqvae.data.batching import BatchOrder
 from seqvae.gaussian import DiagonalGaussian
-from seqvae.harness import config as harness_config
 from seqvae.harness import engine as harness_engine
+from seqvae.harness import run as harness_run
 from seqvae.harness.engine import Engine
 from seqvae.harness.trainer import Trainer
 from seqvae.objectives import batch_mean
@@ -59,7 +59,7 @@ def exact(command: list[str], one_for_two: bool = False, own_means: bool = False
     with ExitStack() as patches:
         patches.enter_context(mock.patch.object(DiagonalGaussian, "rsample", noise_of_the_example))
         if one_for_two:
-            patches.enter_context(mock.patch.object(harness_config, "BatchOrder", OneProcessForTwo))
+            patches.enter_context(mock.patch.object(harness_run, "BatchOrder", OneProcessForTwo))
         if own_means:
             patches.enter_context(mock.patch.object(Engine, "batch_mean", return_value=batch_mean))
         run_training(command)
@@ -267,3 +267,11 @@ def test_the_documented_commands_train_with_two_processes(launcher: str, get_wor
     assert finished.returncode == 0, finished.stderr
     assert json.loads((step_path(tmp_path / "run", 4) / "training.json").read_text())["world_size"] == 2
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
+def test_more_processes_than_gpus_train_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert Engine(devices=2).device.type == "cpu"
+    assert "2 processes on this machine and 1 GPU: they train on the CPU" in caplog.text

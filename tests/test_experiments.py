@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from seqvae.harness import conf_dir
-from seqvae.harness.config import load, train
+from seqvae.harness.config import load
+from seqvae.harness.run import train
 from tests.helpers.worlds import MODEL, World, configuration
 
 FOLDER = conf_dir() / "experiment"

@@ -15,7 +15,7 @@ from seqvae.cli import main
 from seqvae.data.dataset import sha256
 from seqvae.harness import checkpoint
 from seqvae.harness.checkpoint import CheckpointError
-from seqvae.harness.config import train
+from seqvae.harness.run import train
 from tests.helpers.processes import together
 from tests.helpers.runs import crashed, curve, position, run_training, step_path, steps, weights
 from tests.helpers.worlds import World, configuration

@@ -112,16 +112,16 @@ def test_a_job_that_fails_is_one_line_and_the_others_are_trained(tiny: list[str]
 def test_a_bug_in_one_job_keeps_its_traceback_and_spares_the_others(
     tiny: list[str], capsys: Capture, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from seqvae.harness import config
+    from seqvae.harness import run
 
-    original = config.assemble
+    original = run.assemble  # type: ignore[attr-defined]
 
     def broken(*arguments: object) -> object:
         if arguments[0]["latent_dim"] == 3:  # type: ignore[index]
             raise RuntimeError("not enough memory:\nyou tried to allocate 1 TiB")
         return original(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(config, "assemble", broken)
+    monkeypatch.setattr(run, "assemble", broken)
     code, out, err = train(capsys, "-m", *tiny, "model.latent_dim=3,5")
     assert code == 2
     assert f"{SWEEP}/model.latent_dim=3: RuntimeError: not enough memory: you tried to allocate 1 TiB\n" in err

@@ -18,9 +18,10 @@ from torch import nn
 from seqvae.data.batching import valid_loader
 from seqvae.data.dataset import WindowDataset
 from seqvae.harness import checkpoint, conf_dir
-from seqvae.harness.config import load, train
+from seqvae.harness.config import load
 from seqvae.harness.engine import PRECISIONS, Engine
 from seqvae.harness.options import TrainerOptions, trainer_options
+from seqvae.harness.run import train
 from seqvae.harness.trainer import Trainer, TrainingError, TrainingStep
 from seqvae.harness.validation import Validation
 from seqvae.objectives import Loss
@@ -163,7 +164,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, value: float, where: str, *steps: in
             return Loss(loss, metrics)
         if where == "loss":
             return Loss(loss.detach() * 0 + value + 0 * loss, metrics)
-        loss.register_hook(lambda gradient: gradient * value)  # type: ignore[no-untyped-call]
+        loss.register_hook(lambda gradient: gradient * value)
         return Loss(loss * 1.0, metrics)
 
     monkeypatch.setattr(TrainingStep, "forward", poisoned)

@@ -20,11 +20,11 @@ def run(arguments: list[str]) -> int:
         print("Keys are those of conf/train.yaml; `seqvae train --cfg job` prints them all. Experiments:\n")
         print_experiments()
         return 0
-    from seqvae.harness import config
+    from seqvae.harness import launch
 
     original = sys.argv
     sys.argv = [original[0], *arguments]  # Hydra reads it; other ranks are started with the original
     try:
-        return config.main(original)
+        return launch.main(original)
     finally:
         sys.argv = original

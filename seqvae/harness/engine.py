@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import AbstractContextManager
 from copy import deepcopy
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from seqvae.objectives import BatchMean, batch_mean
+
+log = logging.getLogger(__name__)
 
 # no 16-mixed: it would need a loss scaler, whose skipped steps are the very ones the NaN watchdog stops at
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true")
@@ -42,8 +45,11 @@ class Engine:
             raise ValueError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         self.precision = precision
         here, nodes = _layout(devices)
+        accelerators = torch.cuda.device_count() or int(torch.backends.mps.is_available())
+        if 0 < accelerators < here:
+            log.warning("%d processes on this machine and %d GPU: they train on the CPU", here, accelerators)
         self.fabric = Fabric(
-            accelerator="auto",
+            accelerator="auto" if here <= accelerators else "cpu",
             devices=here,
             num_nodes=nodes,
             # the timeout bounds how long the others wait for a rank that no longer answers

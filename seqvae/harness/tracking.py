@@ -48,7 +48,7 @@ class Tracker:
         # not add_hparams: it would open a second run beside this one
         summaries = self.hparams(values, dict.fromkeys(HYPERPARAMETER_METRICS, 0.0))  # type: ignore[no-untyped-call]
         for summary in summaries:
-            self.writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+            self.writer._get_file_writer().add_summary(summary)
 
     def preview(self, name: str, preview: Preview, step: int) -> None:
         """Write items as text, picture and sound under split/name."""

@@ -367,7 +367,7 @@ def _moving_average(vae: VAE, decay: float | None) -> AveragedModel | None:
     """Return a copy of the VAE that follows its weights: what is then validated, shown and used."""
     if decay is None:
         return None
-    return AveragedModel(vae, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+    return AveragedModel(vae, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

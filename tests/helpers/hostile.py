@@ -55,7 +55,7 @@ FOREIGN: list[Row] = [
     ("pip._internal.main", {"args": ["--version"]}),
     ("shutil.rmtree", {"path": "{marker}"}),
     ("seqvae.harness.checkpoint.shutil.rmtree", {"path": "{marker}"}),
-    ("seqvae.harness.config.train", {"config": {}}),
+    ("seqvae.harness.run.train", {"config": {}}),
     ("seqvae.harness.config.load", {"name": "{marker}"}),
     ("seqvae.data.dataset.sha256", {"path": "{marker}"}),
     ("seqvae.data.load_codec", {"directory": "{marker}"}),

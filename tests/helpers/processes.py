@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,19 @@ from seqvae.harness import validation
 WRITES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "shutil.rmtree"}
 
 
-def _context() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    libraries = ["torch.utils.tensorboard", "lightning_fabric"]
-    ours = ["seqvae.cli", "seqvae.data", "seqvae.harness.config", "tests.helpers.letters", "tests.helpers.worlds"]
-    context.set_forkserver_preload([*libraries, *ours, "tests.test_preparation"])
-    return context
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    [
+        "torch.utils.tensorboard",
+        "lightning_fabric",
+        "seqvae.cli",
+        "seqvae.data",
+        "seqvae.harness.launch",
+        "tests.helpers.letters",
+        "tests.helpers.worlds",
+        "tests.test_preparation",
+    ]
+)
 
 
 def _child(environment: dict[str, str], output: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -38,7 +45,7 @@ def _child(environment: dict[str, str], output: Path, function: Callable[..., An
 
 def start(function: Callable[..., Any], *arguments: Any, output: Path, **environment: str) -> ForkServerProcess:
     """Start a process that ends with what the function returns; what it prints is added to `output`."""
-    process = _context().Process(target=_child, args=(environment, output, function, arguments))
+    process = CONTEXT.Process(target=_child, args=(environment, output, function, arguments))
     process.start()
     return process
 
@@ -82,7 +89,7 @@ def together(
 
 def exit_code(work: Callable[..., Any], *arguments: Any) -> int | None:
     """Run the work in a process of its own and return its exit code, negative when a signal ended it."""
-    process = _context().Process(target=work, args=arguments)
+    process = CONTEXT.Process(target=work, args=arguments)
     process.start()
     process.join(60)
     return process.exitcode

@@ -9,7 +9,7 @@ from typing import Any
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from seqvae.harness import checkpoint
-from seqvae.harness.config import train
+from seqvae.harness.run import train
 from tests.helpers.worlds import configuration
 
 

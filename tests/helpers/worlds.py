@@ -14,7 +14,7 @@ from seqvae.data.image import prepare_arrays, write_png
 from seqvae.data.midi import prepare_midi
 from seqvae.data.text import prepare_text
 from seqvae.harness import conf_dir
-from seqvae.harness.config import train
+from seqvae.harness.run import train
 
 SUBJECTS = ("the cat", "a dog", "my horse", "the old king", "a small bird", "her son")
 VERBS = ("saw", "ate", "took", "found", "hid")
