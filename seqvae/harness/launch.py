@@ -56,15 +56,16 @@ def _leave_out_leftovers(config: DictConfig) -> None:
     typed = [override.key_or_group for override in overrides]
 
     def prune(node: Any, path: str) -> None:
-        if not isinstance(node, DictConfig) or node.get("_target_") not in REGISTRY:
-            return
+        target = node.get("_target_") if isinstance(node, DictConfig) else None
+        if not isinstance(target, str) or target not in REGISTRY:
+            return  # no node, or one that will be refused
         known = arguments_of(node)
         for name in [str(name) for name in node if name != "_target_"]:
             key = f"{path}.{name}"
             if name in known:
                 prune(OmegaConf.select(node, name), key)
             elif not any(f"{other}.".startswith(f"{key}.") for other in typed):
-                log.info("%s is left out: %s has no such argument", key, node["_target_"])
+                log.info("%s is left out: %s has no such argument", key, target)
                 del node[name]
 
     with open_dict(config):
@@ -138,8 +139,8 @@ def main(command: list[str] | None = None) -> int:
         def task(config: DictConfig) -> None:  # in a sweep it may run in another process, and then with a copy of this
             logging.basicConfig(**LOGGING)
             sys.argv = command or sys.argv
-            _leave_out_leftovers(config)
             try:
+                _leave_out_leftovers(config)
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     outcomes.add(_run_job(config, constant))
                 else:
