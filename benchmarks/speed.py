@@ -42,7 +42,7 @@ def multiply_adds(layer: nn.Module, inputs: Any, output: Tensor) -> int:
     if isinstance(layer, nn.Conv2d):
         return output.numel() * layer.weight[0].numel()
     if isinstance(layer, nn.ConvTranspose2d):
-        return inputs.numel() * layer.weight[0].numel()
+        return int(inputs.numel()) * layer.weight[0].numel()
     return 0
 
 

@@ -350,7 +350,8 @@ def test_tensorboard_holds_scalars_media_and_the_projector(plain: Path) -> None:
     tags = events.Tags()
     assert {"train/loss", "train/kl", "train/tokens_per_second", "valid/elbo", "valid/note_f1"} <= set(tags["scalars"])
     assert {"valid/truth", "valid/reconstruction", "valid/sample"} <= set(tags["images"])
-    assert {"valid/reconstruction", "valid/sample"} <= set(tags["audio"])
+    assert {"valid/reconstruction_audio", "valid/sample_audio"} <= set(tags["audio"])
+    assert not set(tags["images"]) & set(tags["audio"])  # of one tag TensorBoard would show the pictures alone
     assert (plain / "tensorboard" / "projector_config.pbtxt").is_file()
 
 

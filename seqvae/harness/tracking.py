@@ -51,15 +51,18 @@ class Tracker:
             self.writer._get_file_writer().add_summary(summary)
 
     def preview(self, name: str, preview: Preview, step: int) -> None:
-        """Write items as text, picture and sound under split/name."""
+        """Write items as a picture under split/name, and as text and sound under split/name_text and split/name_audio.
+
+        TensorBoard shows one kind of thing a tag, and drops the others without a word.
+        """
         if preview.text is not None:
             text = "\n".join("    " + _printable(line) for line in preview.text.splitlines())  # as code: no Markdown
-            self.writer.add_text(name, text, step)
+            self.writer.add_text(f"{name}_text", text, step)
         if preview.image is not None:
             self.writer.add_image(name, preview.image, step, dataformats="HWC")
         if preview.audio is not None:
             audio = np.clip(preview.audio, -1.0, 1.0)[None]
-            self.writer.add_audio(name, audio, step, sample_rate=preview.sample_rate)
+            self.writer.add_audio(f"{name}_audio", audio, step, sample_rate=preview.sample_rate)
 
     def embedding(self, name: str, points: Tensor, labels: list[str], step: int) -> None:
         """Write points for the embedding projector."""
