@@ -40,7 +40,7 @@ def _constant(arguments: Sequence[str]) -> set[str]:
     for argument in arguments:
         try:
             (override,) = parser.parse_overrides([argument])
-        except HydraException:  # an option
+        except (HydraException, RecursionError):  # an option, or what Hydra itself will refuse
             continue
         if not override.is_sweep_override():
             constant.add(f"{override.get_key_element()}={override.get_value_element_as_str()}")
