@@ -51,7 +51,7 @@ def test_build_admits_no_name_outside_its_list_inside_another_node(row: Row, tmp
 def test_a_door_without_a_list_would_do_the_harm(row: Row, tmp_path: Path) -> None:
     marker = lay(tmp_path)
     if row[0] == "seqvae.models.lstm.__globals__":  # its harm is what it gives away
-        assert "torch" in inspect.unwrap(_locate("seqvae.models.lstm.lstm")).__globals__  # type: ignore[attr-defined]
+        assert "torch" in inspect.unwrap(_locate("seqvae.models.lstm.lstm")).__globals__
         return
     with contextlib.suppress(RuntimeError):  # torch.load complains, but only after the unpickling
         result = call(row, marker)
