@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seqvae.cli.arguments import Commands
 
@@ -40,6 +40,16 @@ def add(commands: Commands) -> None:
     text.add_argument("--vocab-size", type=int, default=8000)
     text.add_argument("--model-type", choices=("unigram", "bpe", "char", "word"), default="unigram")
     text.add_argument("--max-length", type=int, default=64, help="tokens, the end counted (default 64)")
+    text.add_argument("--min-length", type=int, default=2, help="tokens, the end counted (default 2)")
+    text.add_argument(
+        "--normalization",
+        choices=("nfkc", "nfkc_lowercase", "identity"),
+        default="nfkc",
+        help="of characters (default nfkc: ligatures and wide letters become plain ones); identity keeps them all",
+    )
+    text.add_argument(
+        "--character-coverage", type=float, default=1.0, help="share of the characters with a piece (default 1.0)"
+    )
     midi = kind("midi", "a folder of MIDI files", _prepare_midi)
     midi.add_argument("--kind", choices=("melody",), default="melody", dest="part")
     midi.add_argument("--bars", type=int, default=2, help="of a window (default 2)")
@@ -53,6 +63,10 @@ def add(commands: Commands) -> None:
     image.add_argument("--binarize", action="store_true", help="black and white pixels, drawn anew each time")
 
 
+def _shared(options: argparse.Namespace) -> dict[str, Any]:
+    return {"seed": options.seed, "engine": options.engine, "jobs": options.jobs}
+
+
 def _prepare_text(options: argparse.Namespace) -> Report:
     from seqvae.data.text import prepare_text
 
@@ -62,9 +76,10 @@ def _prepare_text(options: argparse.Namespace) -> Report:
         vocab_size=options.vocab_size,
         model_type=options.model_type,
         max_length=options.max_length,
-        seed=options.seed,
-        engine=options.engine,
-        jobs=options.jobs,
+        min_length=options.min_length,
+        normalization=options.normalization,
+        character_coverage=options.character_coverage,
+        **_shared(options),
     )
 
 
@@ -77,9 +92,7 @@ def _prepare_midi(options: argparse.Namespace) -> Report:
         bars=options.bars,
         meter=options.meter,
         min_notes=options.min_notes,
-        seed=options.seed,
-        engine=options.engine,
-        jobs=options.jobs,
+        **_shared(options),
     )
 
 
@@ -92,7 +105,5 @@ def _prepare_image(options: argparse.Namespace) -> Report:
         size=options.size,
         channels=options.channels,
         binarize=options.binarize,
-        seed=options.seed,
-        engine=options.engine,
-        jobs=options.jobs,
+        **_shared(options),
     )
