@@ -726,10 +726,10 @@ def test_a_picture_of_reconstructions_shows_the_truth_above_each(get_run: GetRun
 def test_the_choices_of_a_preparation_reach_its_tokenizer() -> None:
     lines = ("a ﬁne day", "one two three", "four five six", "no", "seven eight nine")
     Path("s.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    choices = ("--normalization", "identity", "--character-coverage", 0.99, "--min-length", 4, "--vocab-size", 60)
+    choices = ("--normalization", "identity", "--character-coverage", 0.99, "--min-length", 5, "--vocab-size", 60)
     ok("prepare", "text", "s.txt", "--root", "d", "--model-type", "char", "--engine", "sequential", *choices)
     report = json.loads(Path("d/report.json").read_text(encoding="utf-8"))
-    assert report["rejected"] == {"shorter than 4 tokens": 1}
+    assert report["rejected"] == {"shorter than 5 tokens": 1}
     codec = json.loads(Path("d/codec/codec.json").read_text(encoding="utf-8"))
     assert codec["options"]["normalization"] == "identity"
     assert json.loads(Path("d/dataset.json").read_text(encoding="utf-8"))["options"]["character_coverage"] == 0.99
