@@ -10,7 +10,7 @@ OUT := out/demo
 .PHONY: help demo test clean
 
 help:
-	@echo "make demo   install, prepare the folk tunes, train the melody VAE, evaluate, sample, interpolate (about 15 minutes)"
+	@echo "make demo   install, prepare the folk tunes, train the melody VAE, evaluate, sample, interpolate (about 11 minutes)"
 	@echo "make test   install what tests need; ruff, mypy, pytest"
 	@echo "make clean  remove the environment, not the data and not the runs"
 

@@ -54,12 +54,12 @@ def importance_weighted_bound(
     if samples < 1 or rows < 1:
         raise ValueError(f"importance samples and rows must be positive, got {samples} and {rows}")
     posterior, prior = vae.encoder(x), vae.prior(vae.encoder)
-    log_sum = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+    log_sum = torch.full((len(x),), -math.inf, dtype=torch.float64)  # on the CPU: some devices have no float64
     log_sum_of_squares = log_sum.clone()
     done = 0
     while done < samples:
         chunk = min(samples - done, max(1, rows // len(x)))
-        weights = vae.terms_at(x, posterior, posterior.rsample(chunk, generator), prior).log_weights.double()
+        weights = vae.terms_at(x, posterior, posterior.rsample(chunk, generator), prior).log_weights.cpu().double()
         log_sum = torch.logaddexp(log_sum, weights.logsumexp(0))
         log_sum_of_squares = torch.logaddexp(log_sum_of_squares, (2 * weights).logsumexp(0))
         done += chunk
@@ -92,7 +92,7 @@ def score_examples(
         if importance_samples:
             estimate = importance_weighted_bound(vae, x, importance_samples, generator, rows)
             part |= {"iw_bound": estimate.log_prob, "effective_samples": estimate.effective_samples}
-        parts.append({name: value.double().cpu() for name, value in part.items()})
+        parts.append({name: value.cpu().double() for name, value in part.items()})
     if not parts:
         raise ValueError("there is nothing to evaluate: no batches")
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seqvae.cli.arguments import Commands, add_command, add_data, data_root, open_checkpoint
+from seqvae.cli.arguments import Commands, add_command, add_data, add_seed, data_root, open_checkpoint
 
 if TYPE_CHECKING:
     from seqvae.harness.config import Trained
@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
     )
     evaluate.add_argument("--limit", type=int, metavar="N", help="use the split's first N windows")
     evaluate.add_argument("--rows", type=int, default=512, help="sequences or pictures decoded at once (default 512)")
-    evaluate.add_argument("--seed", type=int, default=0)
+    add_seed(evaluate)
     add_data(evaluate, "the dataset, if it is not where it was in training")
     evaluate.add_argument(
         "--scores", type=Path, metavar="FILE", help="where each window's scores go (default: RUN/scores/, for compare)"

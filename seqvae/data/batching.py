@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from seqvae.data.codec import Codec
 from seqvae.data.dataset import VALID_EPOCH, Batch, WindowDataset
 
+VALID_SEED = 777  # of what validation and test draw: binary pixels, previews
+
 __all__ = ["BatchOrder", "loader", "stack", "valid_loader"]
 
 
@@ -128,11 +130,9 @@ def valid_loader(
     codec: Codec[Any],
     *,
     batch_size: int,
-    max_tokens: int | None = None,
-    seed: int = 777,
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader[Any]:
     """Return a loader that shows every window once, the same way for ever."""
-    order = BatchOrder(dataset.lengths, batch_size, max_tokens, seed=0, world_size=world_size)
-    return loader(dataset, codec, order.epoch(0, rank), seed=seed, epoch=VALID_EPOCH)
+    order = BatchOrder(dataset.lengths, batch_size, world_size=world_size)
+    return loader(dataset, codec, order.epoch(0, rank), seed=VALID_SEED, epoch=VALID_EPOCH)

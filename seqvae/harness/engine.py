@@ -143,7 +143,9 @@ class Engine:
 
     def sum(self, value: Tensor) -> Tensor:
         """Return the sum over all processes."""
-        return cast("Tensor", self.fabric.all_reduce(value, reduce_op="sum"))
+        if self.world_size == 1:
+            return value
+        return cast("Tensor", self.fabric.all_reduce(value.to(self.device), reduce_op="sum"))
 
     def largest(self, value: int) -> int:
         """Return the largest value that any process has."""

@@ -178,13 +178,15 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def _warm_start(vae: VAE, name: str, parts: list[str] | None) -> None:
+def _warm_start(vae: VAE, name: str, parts: Any) -> None:
     """Load the parts of a VAE from a checkpoint: all of it, or those named.
 
     Raises:
         ValueError: for a part that there is not, or one that does not fit.
     """
     known = [part for part, _ in vae.named_children()]
+    if parts is not None and not isinstance(parts, list):
+        raise ValueError(f"init_parts must be a list such as [encoder,decoder], got {parts!r}")
     for part in parts or []:
         if part not in known:
             raise ValueError(f"init_parts must be of {', '.join(known)}, got {part!r}")
@@ -194,7 +196,7 @@ def _warm_start(vae: VAE, name: str, parts: list[str] | None) -> None:
     def of_parts(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {key: tensor for key, tensor in tensors.items() if key.split(".")[0] in chosen}
 
-    there, here = of_parts(checkpoint.read_tensors(path, "model.safetensors")), of_parts(vae.state_dict())
+    there, here = of_parts(checkpoint.read_tensors(path, checkpoint.WEIGHTS)), of_parts(vae.state_dict())
     for key in sorted(there.keys() | here.keys()):
         shapes = [list(tensors[key].shape) if key in tensors else "missing" for tensors in (there, here)]
         if shapes[0] != shapes[1]:

@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae.harness.checkpoint import MANIFEST
+from seqvae.harness.checkpoint import MANIFEST, WEIGHTS
 
 PAIRED = ("elbo", "log_likelihood", "kl", "nll")
 
@@ -121,7 +121,7 @@ def other_examples(first: Scores, other: Scores) -> str | None:
 def weights_digest(path: Path) -> str:
     """Return the sha256 of a verified checkpoint's weights."""
     manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    return str(manifest["model.safetensors"])
+    return str(manifest[WEIGHTS])
 
 
 def run_dir_of(path: Path) -> Path | None:

@@ -137,7 +137,9 @@ def _unit_metrics(scores: ExampleScores, codec: Codec[Any], windows: list[Tensor
         counts.update(codec.sizes(window))
     metrics = {f"nats_per_{unit}": nats / count for unit, count in counts.items()}
     if "word" in counts:
-        metrics["perplexity"] = math.exp(nats / counts["word"])  # words and one end a sentence
+        metrics["perplexity"] = float(
+            torch.tensor(nats / counts["word"], dtype=torch.float64).exp()
+        )  # words and one end a sentence
     if "dim" in counts:
         metrics["bits_per_dim"] = nats / counts["dim"] / math.log(2)
     return metrics

@@ -337,7 +337,7 @@ class Trainer:
                     path, f"was trained by {world_size} processes, cannot go on with {self.engine.world_size}"
                 )
             self.progress = Progress(**values)
-            self.used.load_state_dict(checkpoint.read_tensors(path, "model.safetensors"))
+            self.used.load_state_dict(checkpoint.read_tensors(path, checkpoint.WEIGHTS))
             if self.average is not None:
                 self.vae.load_state_dict(_below("raw.", state.tensors))
                 self.average.n_averaged.fill_(self.progress.step - self.progress.skipped)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqvae.data.batching import loader, valid_loader
+from seqvae.data.batching import VALID_SEED, loader, valid_loader
 from seqvae.data.codec import Codec
 from seqvae.data.dataset import VALID_EPOCH, WindowDataset
 from seqvae.evaluation import active_units
@@ -20,7 +20,6 @@ from seqvae.vae import VAE
 PREVIEWS = 8  # items a preview shows
 SCORED_WINDOWS = 512  # windows whose reconstruction is scored at each validation
 PROJECTED_POINTS = 2000  # posterior means in the projector's snapshot
-VALID_SEED = 777
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,9 @@ class Validation:
             examples = int((batch.index >= 0).sum())
             loss, parts = self.objective(self.vae, x, 1.0, self.engine.batch_mean(examples))
             for name, value in {"objective": loss, **parts, "examples": torch.ones(())}.items():
-                totals[name] = totals.get(name, torch.zeros((), dtype=torch.float64)) + value.double().cpu() * examples
+                totals[name] = totals.get(name, torch.zeros((), dtype=torch.float64)) + value.cpu().double() * examples
         names = sorted(totals)
-        sums = self.engine.sum(torch.stack([totals[name] for name in names]).to(self.engine.device)).tolist()
+        sums = self.engine.sum(torch.stack([totals[name] for name in names])).tolist()
         means = dict(zip(names, sums, strict=True))
         examples = means.pop("examples")
         return {name: total / examples for name, total in means.items()}

@@ -32,7 +32,7 @@ def attribute(
     for name, windows in (("with", having), ("without", lacking)):
         if not windows:
             raise ValueError(f"the set of items {name} the attribute is empty")
-    ends = [encode(vae, codec, windows).double().mean(0) for windows in (having, lacking)]
+    ends = [encode(vae, codec, windows).cpu().double().mean(0) for windows in (having, lacking)]
     return orthogonalize(ends[0] - ends[1], orthogonal_to).float()
 
 

@@ -79,14 +79,16 @@ def nearest(
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     if metric == "cosine":
         queries = F.normalize(queries, dim=1)
-    best = Nearest(queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long))
+    best = Nearest(
+        queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
+    )
     for start in range(0, len(corpus), chunk):
         rows = corpus[start : start + chunk].to(queries)
         if metric == "cosine":
             distance = 1 - queries @ F.normalize(rows, dim=1).T
         else:  # by differences: by products, equal points would not be at distance 0
             distance = torch.cdist(queries, rows, compute_mode="donot_use_mm_for_euclid_dist")
-        index = torch.arange(start, start + len(rows)).expand(len(queries), -1)
+        index = torch.arange(start, start + len(rows), device=queries.device).expand(len(queries), -1)
         distance, index = torch.cat([best.distance, distance], 1), torch.cat([best.index, index], 1)
         found = distance.topk(min(k, distance.shape[1]), largest=False)
         best = Nearest(found.values, index.gather(1, found.indices))

@@ -145,9 +145,8 @@ class LSTMDecoder(Decoder):
     ) -> Float[Tensor, "batch time vocab"]:
         """Return the logits of every token given z and the true tokens before it."""
         past = F.pad(x[:, :-1], (1, 0), value=-1)
-        if (
-            self.training and self.word_dropout
-        ):  # Bowman et al. (2016), section 3.1: the word is hidden, not its features
+        # Bowman et al. (2016), section 3.1: the word is hidden, not its features
+        if self.training and self.word_dropout:
             past = past.masked_fill(torch.rand(past.shape, device=past.device) < self.word_dropout, -1)
         logits, _ = self._run(past, self.start(z))
         if self.end_id is not None and x.shape[1] == self.max_length:
@@ -215,7 +214,7 @@ def lstm(
 
     Args:
         pooling: the encoder's features: "final" states of both directions, or "max" of all states over time.
-        dropout: on embeddings, between layers and before the softmax, while training.
+        dropout: on both networks' embeddings, between the decoder's layers and before its softmax, while training.
         word_dropout: share of the decoder's input tokens that are hidden while training.
         tie_embeddings: score the next token against the decoder's own embeddings.
 
