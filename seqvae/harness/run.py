@@ -16,12 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 import seqvae
 from seqvae import data
 from seqvae.data.batching import BatchOrder, loader
-from seqvae.data.dataset import WindowDataset, read_manifest
+from seqvae.data.dataset import read_manifest
 from seqvae.harness import checkpoint
 from seqvae.harness.comparison import flat, newest_config
 from seqvae.harness.config import assemble, build
 from seqvae.harness.engine import Engine
 from seqvae.harness.options import trainer_options
+from seqvae.harness.scoring import open_split
 from seqvae.harness.trainer import Trainer, TrainingStep
 from seqvae.vae import VAE
 
@@ -73,10 +74,7 @@ def train(config: DictConfig) -> dict[str, float]:
     if newest is not None and checkpoint.read_config(newest)["data"]["fingerprint"] != manifest["fingerprint"]:
         raise ValueError(f"{root} is not the dataset that {_shown(run_dir)} was trained on (its sha256 differs)")
     codec = data.load_codec(root / "codec").replace(**plain["data"]["view"])
-    splits = {split: WindowDataset(root, split, plain["data"]["limit"]) for split in ("train", "valid")}
-    for split, dataset in splits.items():
-        if len(dataset) == 0:
-            raise ValueError(f"{root} has no windows in its {split} split")
+    splits = {split: open_split(root, split, None, plain["data"]["limit"]) for split in ("train", "valid")}
     batch_size = plain["data"]["batch_size"]
     torch.manual_seed(plain["seed"])
     vae = assemble(plain["model"], plain["prior"], codec)
