@@ -14,6 +14,17 @@ class TokenEmbedding(nn.Embedding):
         return embedded
 
 
+class Bias(nn.Module):
+    """What a linear layer is for inputs of no features: its bias, whatever the input."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    def forward(self, x: Float[Tensor, "batch 0"]) -> Float[Tensor, "batch features"]:
+        return self.bias.expand(len(x), -1)
+
+
 def spread_memory(lstm: nn.LSTM, horizon: int) -> None:
     """Start the units of every layer with memories of all lengths up to `horizon` steps (Tallec & Ollivier, 2018).
 

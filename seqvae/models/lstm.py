@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from seqvae.gaussian import DiagonalGaussian, GaussianHead
 from seqvae.models.decoding import Beam, Greedy, Strategy, generate
 from seqvae.models.layers import (
+    Bias,
     TokenEmbedding,
     check_choice,
     check_flag,
@@ -72,6 +73,16 @@ class LSTMEncoder(Encoder):
         return states.masked_fill((x < 0).unsqueeze(-1), -torch.inf).amax(1)
 
 
+class NoEncoder(Encoder):
+    """A posterior of width zero: there is no latent, so a VAE with it is an exact language model."""
+
+    latent_dim = 0
+
+    def forward(self, x: Int[Tensor, "batch time"]) -> DiagonalGaussian:
+        nothing = torch.zeros(len(x), 0, device=x.device)
+        return DiagonalGaussian(nothing, nothing)
+
+
 class DecoderState(NamedTuple):
     """What an LSTM decoder carries from token to token."""
 
@@ -89,7 +100,8 @@ class LSTMDecoder(Decoder):
 
     The initial cell and hidden state of every layer are tanh(Linear(z)), z stands in the first layer's input at
     every step, and the first token fed is the zero vector. Without an `end_id` it is a distribution over sequences of
-    the given length; with one, over sequences of at most `max_length` tokens, where the end is forced.
+    the given length; with one, over sequences of at most `max_length` tokens, where the end is forced. With a
+    `latent_dim` of 0 it is an LSTM language model, whose initial states are learned.
     """
 
     def __init__(
@@ -111,7 +123,8 @@ class LSTMDecoder(Decoder):
         self.word_dropout = word_dropout
         self.embedding = TokenEmbedding(vocab_size, embedding_dim)
         self.dropout = nn.Dropout(dropout)
-        self.initial_state = nn.Linear(latent_dim, 2 * num_layers * hidden_dim)
+        states = 2 * num_layers * hidden_dim
+        self.initial_state = nn.Linear(latent_dim, states) if latent_dim else Bias(states)
         self.lstm = nn.LSTM(
             embedding_dim + latent_dim,
             hidden_dim,
@@ -209,7 +222,8 @@ def lstm(
     dropout: float = 0.0,
     word_dropout: float = 0.0,
     tie_embeddings: bool = False,
-) -> tuple[LSTMEncoder, LSTMDecoder]:
+    language_model: bool = False,
+) -> tuple[Encoder, LSTMDecoder]:
     """Build the LSTM encoder and decoder; the first four arguments are the codec's facts.
 
     Args:
@@ -217,6 +231,8 @@ def lstm(
         dropout: on both networks' embeddings, between the decoder's layers and before its softmax, while training.
         word_dropout: share of the decoder's input tokens that are hidden while training.
         tie_embeddings: score the next token against the decoder's own embeddings.
+        language_model: the same decoder without a latent, to compare a VAE with: its ELBO, its importance-weighted
+            bound and its log-likelihood are one number. What says how the latent is made has no meaning then.
 
     Raises:
         ValueError: for a number out of its range or an unknown pooling.
@@ -232,25 +248,27 @@ def lstm(
         num_layers=num_layers,
     )
     check_rate(dropout=dropout, word_dropout=word_dropout)
-    check_flag(bidirectional=bidirectional, tie_embeddings=tie_embeddings)
+    check_flag(bidirectional=bidirectional, tie_embeddings=tie_embeddings, language_model=language_model)
     check_choice(POOLINGS, pooling=pooling)
-    encoder = LSTMEncoder(
-        vocab_size,
-        max_length,
-        latent_dim,
-        embedding_dim,
-        encoder_hidden_dim,
-        encoder_layers,
-        bidirectional,
-        pooling,
-        dropout,
-    )
+    encoder: Encoder = NoEncoder()
+    if not language_model:
+        encoder = LSTMEncoder(
+            vocab_size,
+            max_length,
+            latent_dim,
+            embedding_dim,
+            encoder_hidden_dim,
+            encoder_layers,
+            bidirectional,
+            pooling,
+            dropout,
+        )
     decoder = LSTMDecoder(
         vocab_size,
         max_length,
         end_id,
         unk_id,
-        latent_dim,
+        encoder.latent_dim,
         embedding_dim,
         hidden_dim,
         num_layers,
