@@ -109,8 +109,8 @@ def score_examples(
 
 def active_units(posterior: DiagonalGaussian) -> int:
     """Return how many latent dimensions have a posterior mean that varies over the data (Burda et al., 2016)."""
-    if len(posterior.mean) < 2:
-        return 0
+    if len(posterior.mean) < 2 or posterior.mean.shape[1] == 0:
+        return 0  # no variance is defined
     return int((posterior.mean.var(0) > ACTIVE_UNIT_VARIANCE).sum())
 
 

@@ -10,11 +10,12 @@ from torch import Tensor
 from seqvae.models import lstm
 from seqvae.models.decoding import Greedy, Temperature
 from seqvae.models.lstm import LSTMDecoder, LSTMEncoder
+from seqvae.vae import Encoder
 
 TINY: dict[str, Any] = {"latent_dim": 3, "embedding_dim": 4, "encoder_hidden_dim": 5, "hidden_dim": 6}
 
 
-def tiny(**options: Any) -> tuple[LSTMEncoder, LSTMDecoder]:
+def tiny(**options: Any) -> tuple[Encoder, LSTMDecoder]:
     torch.manual_seed(0)
     encoder, decoder = lstm(**{"vocab_size": 4, "max_length": 3, **TINY, **options})
     return encoder.eval(), decoder.eval()
@@ -199,6 +200,7 @@ def test_a_temperature_that_is_none_is_refused(temperature: float) -> None:
 
 def test_every_layer_starts_with_memories_of_all_lengths() -> None:
     encoder, decoder = lstm(vocab_size=5, max_length=32, hidden_dim=64, encoder_hidden_dim=64, num_layers=2)
+    assert isinstance(encoder, LSTMEncoder)
     for network in (encoder.lstm, decoder.lstm):
         biases = {name: bias for name, bias in network.named_parameters() if name.startswith("bias_ih")}
         assert len(biases) == 2  # two directions; two layers
