@@ -97,6 +97,7 @@ def test_the_posterior_does_not_depend_on_what_fills_a_row(pooling: str, bidirec
 
 def test_the_final_state_of_the_backward_half_has_read_the_whole_sequence() -> None:
     encoder, _ = tiny(encoder_layers=2)
+    assert isinstance(encoder, LSTMEncoder)
     embedded = encoder.embedding(torch.tensor([[1, 2, 3]]))
     outputs, _ = encoder.lstm(embedded)
     final = encoder._features(torch.tensor([[1, 2, 3]]))
