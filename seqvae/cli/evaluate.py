@@ -172,18 +172,17 @@ def _quality(options: argparse.Namespace) -> None:
 
     from seqvae import latent
     from seqvae.harness.config import load
-    from seqvae.harness.quality import check_judge, quality
+    from seqvae.harness.quality import check, quality
     from seqvae.harness.signals import Stopped
 
     if options.lm_steps < 1:
         raise ValueError(f"lm-steps must be positive, got {options.lm_steps}")
-    if options.keep is not None:
-        options.keep.mkdir(parents=True)
     trained = open_checkpoint(options)
     judge = None if options.lm is None else load(options.lm, options.device)
-    if judge is not None:
-        check_judge(trained, judge)
+    check(trained, judge)  # sampling takes its time
     root = data_root(options, trained)
+    if options.keep is not None:
+        options.keep.mkdir(parents=True)
     seed(options)
     samples = latent.sample(trained.vae, trained.codec, options.n, strategy(options, None if options.beam else 1.0))
     with TemporaryDirectory(prefix="seqvae-quality-") as temporary:

@@ -50,8 +50,15 @@ class _Sentences(NamedTuple):
         return sum(codec.sizes(window)["word"] for window in self.windows)
 
 
-def check_judge(trained: Trained, judge: Trained) -> None:
-    """Raise ValueError unless the judge is an exact language model of the data that a model was trained on."""
+def check(trained: Trained, judge: Trained | None = None) -> None:
+    """Raise ValueError for a model of anything but text, or a judge that is no exact language model of its data."""
+    codec = trained.codec
+    if codec.suffix is not None or codec.spec.get("end_id") is None:
+        raise ValueError(
+            f"quality is that of sentences; {trained.path} is a model of the {type(codec).__name__}'s items"
+        )
+    if judge is None:
+        return
     if judge.vae.latent_dim:
         raise ValueError(
             f"{judge.path} has {judge.vae.latent_dim} latent dimensions, so that its NLL is only bounded; a language "
@@ -77,11 +84,10 @@ def quality(
     trained on as many real sentences gives the forward perplexity.
 
     Raises:
-        ValueError: for a model of anything but text, a dataset that is not its own, or samples that hold no text.
+        ValueError: for what `check` refuses, a dataset that is not the model's own, or samples that hold no text.
     """
+    check(trained, judge)
     codec = trained.codec
-    if codec.suffix is not None or codec.spec.get("end_id") is None:
-        raise ValueError(f"the quality of sentences needs a model of text; {trained.path} has a {type(codec).__name__}")
     splits = {
         split: open_split(root, split, trained.config["data"]["fingerprint"]) for split in ("train", "valid", "test")
     }
