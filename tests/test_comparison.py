@@ -178,10 +178,9 @@ def test_every_window_is_in_one_batch_and_none_is_filled_up_where_each_is_decode
     batches = scoring._cut(lengths, places, 50, 200, of_one_length)
     assert sorted(place for batch in batches for place in batch) == sorted(places.tolist())
     assert max(map(len, batches)) <= 50
+    assert all(len(batch) * max(lengths[batch]) <= 200 for batch in batches)
     filled = [len(set(lengths[batch])) > 1 for batch in batches]
     assert any(filled) != of_one_length
-    if not of_one_length:
-        assert all(len(batch) * max(lengths[batch]) <= 200 for batch in batches)
 
 
 def test_the_seconds_and_the_speed_of_an_evaluation_belong_together(get_run: GetRun, capsys: Capture) -> None:

@@ -124,11 +124,14 @@ def test_a_uniform_model_gives_every_token_the_log_of_the_vocabulary(monkeypatch
         torch.testing.assert_close(nats, expected, rtol=1e-6, atol=0.0)
 
 
-def test_training_sentences_are_as_good_as_themselves(get_run: GetRun, tmp_path: Path) -> None:
+def test_training_sentences_are_as_good_as_themselves(
+    get_run: GetRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run = get_run("text")
     trained = load(run.path)
     real = sentences_of(trained, run.world.root, "train")
-    found = quality(trained, [*real, ""], run.world.root, tmp_path, steps=3)
+    found = quality(trained, [*real, "", *real[:2]], run.world.root, tmp_path, steps=3)
+    assert "there are 54 training sentences: as many samples are measured" in caplog.messages
     assert found.rows["samples"] == found.rows["training sentences"]
     assert found.rows["samples"]["in_training_data"] == found.rows["samples"]["unique"] == 1.0
     assert found.facts["without_text"] == 1

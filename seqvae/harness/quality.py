@@ -7,7 +7,7 @@ the text they cover, all together. Everything stands beside the same numbers of 
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from seqvae.data.batching import stack
 from seqvae.data.codec import Codec
+from seqvae.data.dataset import WindowDataset
 from seqvae.data.ngrams import distinct, self_bleu
 from seqvae.data.preparation import Outcome, Record, prepare
 from seqvae.evaluation import mean_and_error, score_examples
@@ -91,13 +92,18 @@ def quality(
     splits = {
         split: open_split(root, split, trained.config["data"]["fingerprint"]) for split in ("train", "valid", "test")
     }
-    known = {codec.join([splits["train"][place]]) for place in range(len(splits["train"]))}
     sampled = _readable(codec, samples)
-    places = random_subset(splits["train"], min(len(sampled.texts), len(splits["train"])), seed)
-    real = _of_windows(codec, [splits["train"][int(place)] for place in places])
-    test = _of_windows(codec, [splits["test"][place] for place in range(len(splits["test"]))])
+    count = min(len(sampled.texts), len(splits["train"]))
+    if count < len(sampled.texts):
+        log.warning("there are %s training sentences: as many samples are measured", f"{count:,}")
+        sampled = _Sentences(sampled.texts[:count], sampled.windows[:count])
+    held_out = {split: list(_windows(splits[split])) for split in ("valid", "test")}
+    places = random_subset(splits["train"], count, seed).tolist()
+    real = _of_windows(codec, list(_windows(splits["train"], places)))
+    test = _of_windows(codec, held_out["test"])
     sets = {"samples": sampled, "training sentences": real, "test split": test}
-    held_out = {split: [splits[split][place] for place in range(len(splits[split]))] for split in ("valid", "test")}
+    wanted = {text for one in sets.values() for text in one.texts}  # all of a large corpus might not fit into memory
+    known = {text for text in (codec.join([window]) for window in _windows(splits["train"])) if text in wanted}
     rows: dict[str, dict[str, float]] = {}
     models: dict[str, VAE] = {}
     for name, sentences in sets.items():
@@ -132,6 +138,10 @@ def _readable(codec: Codec[Any], samples: Sequence[str]) -> _Sentences:
     if len(windows) < 2:
         raise ValueError(f"{len(windows)} of {len(samples)} samples hold text; there is nothing to measure")
     return _of_windows(codec, windows)
+
+
+def _windows(dataset: WindowDataset, places: Iterable[int] | None = None) -> Iterator[Tensor]:
+    return (dataset[place] for place in (range(len(dataset)) if places is None else places))
 
 
 def _of_windows(codec: Codec[Any], windows: list[Tensor]) -> _Sentences:

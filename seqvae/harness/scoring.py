@@ -132,10 +132,12 @@ def _cut(
     if not of_one_length:
         batches = BatchOrder(lengths, min(rows, BATCH), max_tokens).epoch(0)
         return [places[batch].tolist() for batch in batches]
-    order = lengths.argsort(kind="stable")
-    runs = np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1)
-    most = min(rows, BATCH_OF_ONE_LENGTH)
-    return [places[run[start : start + most]].tolist() for run in runs for start in range(0, len(run), most)]
+    cut: list[list[int]] = []
+    for length in np.unique(lengths):
+        alike = places[lengths == length].tolist()
+        most = min(rows, BATCH_OF_ONE_LENGTH, rows if max_tokens is None else max(1, max_tokens // int(length)))
+        cut += [alike[start : start + most] for start in range(0, len(alike), most)]
+    return cut
 
 
 def _by_index(scores: ExampleScores, order: Tensor, density: bool) -> dict[str, Tensor]:
