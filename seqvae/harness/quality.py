@@ -93,6 +93,7 @@ def quality(
         split: open_split(root, split, trained.config["data"]["fingerprint"]) for split in ("train", "valid", "test")
     }
     sampled = _readable(codec, samples)
+    without_text = len(samples) - len(sampled.texts)
     count = min(len(sampled.texts), len(splits["train"]))
     if count < len(sampled.texts):
         log.warning("there are %s training sentences: as many samples are measured", f"{count:,}")
@@ -119,7 +120,7 @@ def quality(
     for name, sentences in sets.items():
         rows[name] |= _given("forward", forward, codec, sentences)
     facts = {
-        "without_text": len(samples) - len(sampled.texts),
+        "without_text": without_text,
         "self_bleu_sentences": {name: min(SELF_BLEU_SENTENCES, len(one.texts)) for name, one in sets.items()},
         "judge": None if judge is None else str(judge.path),
         "language_model_steps": steps,
