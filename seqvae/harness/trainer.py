@@ -117,7 +117,13 @@ class Trainer:
         self.average = _moving_average(self.vae, options.ema)
         self.used = self.vae if self.average is None else cast("VAE", self.average.module)
         self.validation = Validation(
-            self.engine, self.used, self.codec, self.objective, self.valid, math.ceil(self.order.mean_batch_size)
+            engine=self.engine,
+            vae=self.used,
+            codec=self.codec,
+            objective=self.objective,
+            valid=self.valid,
+            batch_size=math.ceil(self.order.mean_batch_size),
+            max_tokens=self.order.max_tokens,
         )
         self.best_path: Path | None = None
         self.meter = Meter(self.engine)

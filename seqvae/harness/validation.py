@@ -32,6 +32,7 @@ class Validation:
     objective: Objective
     valid: WindowDataset
     batch_size: int
+    max_tokens: int | None  # of a batch, fillers included
 
     @torch.no_grad()
     def run(self, tracker: Tracker | None, step: int, interrupted: Callable[[], bool]) -> dict[str, float]:
@@ -55,6 +56,7 @@ class Validation:
             self.valid,
             self.codec,
             batch_size=self.batch_size,
+            max_tokens=self.max_tokens,
             rank=self.engine.rank,
             world_size=self.engine.world_size,
         )

@@ -23,6 +23,7 @@ from seqvae.models.layers import (
     lengths_of,
     spread_memory,
 )
+from seqvae.models.softmax import token_nats
 from seqvae.vae import Decoder, Encoder
 
 POOLINGS = ("final", "max")
@@ -150,37 +151,52 @@ class LSTMDecoder(Decoder):
         self, token: Int[Tensor, " batch"], state: DecoderState
     ) -> tuple[Float[Tensor, "batch vocab"], DecoderState]:
         """Feed one token a row (-1 before the first); return the logits of the next and the new state."""
-        logits, state = self._run(token.unsqueeze(1), state)
-        return logits.squeeze(1), state
+        features, state = self._run(token.unsqueeze(1), state)
+        return self.output(features).squeeze(1), state
 
     def logits(
         self, x: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"]
     ) -> Float[Tensor, "batch time vocab"]:
         """Return the logits of every token given z and the true tokens before it."""
-        past = F.pad(x[:, :-1], (1, 0), value=-1)
-        # Bowman et al. (2016), section 3.1: the word is hidden, not its features
-        if self.training and self.word_dropout:
-            past = past.masked_fill(torch.rand(past.shape, device=past.device) < self.word_dropout, -1)
-        logits, _ = self._run(past, self.start(z))
-        if self.end_id is not None and x.shape[1] == self.max_length:
+        logits: Tensor = self.output(self._features(x, z))
+        if self._ends_here(x):
             forced = torch.full_like(logits[0, 0], -torch.inf)
             forced[self.end_id] = 0.0
             logits = torch.cat([logits[:, :-1], forced.expand(len(x), 1, -1)], dim=1)
         return logits
 
+    def _ends_here(self, x: Int[Tensor, "batch time"]) -> bool:
+        """Return whether the last token can only be the end."""
+        return self.end_id is not None and x.shape[1] == self.max_length
+
+    def _features(
+        self, x: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"]
+    ) -> Float[Tensor, "batch time features"]:
+        """Return what the softmax scores every token by, given z and the true tokens before it."""
+        past = F.pad(x[:, :-1], (1, 0), value=-1)
+        # Bowman et al. (2016), section 3.1: the word is hidden, not its features
+        if self.training and self.word_dropout:
+            past = past.masked_fill(torch.rand(past.shape, device=past.device) < self.word_dropout, -1)
+        return self._run(past, self.start(z))[0]
+
     def _run(
         self, past: Int[Tensor, "batch time"], state: DecoderState
-    ) -> tuple[Float[Tensor, "batch time vocab"], DecoderState]:
+    ) -> tuple[Float[Tensor, "batch time features"], DecoderState]:
         embedded = self.dropout(self.embedding(past))
         inputs = torch.cat([embedded, state.z.unsqueeze(1).expand(-1, past.shape[1], -1)], dim=-1)
         outputs, (hidden, cell) = self.lstm(inputs, (state.hidden, state.cell))
-        logits = self.output(self.bottleneck(self.dropout(outputs)))
-        return logits, DecoderState(hidden, cell, state.z)
+        features: Tensor = self.bottleneck(self.dropout(outputs))
+        return features, DecoderState(hidden, cell, state.z)
 
     def log_prob(self, x: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
-        logits = self.logits(x, z)
-        nats = F.cross_entropy(logits.flatten(0, 1), x.flatten(), ignore_index=-1, reduction="none")
-        return -nats.view(x.shape).sum(1)
+        features, scored = self._features(x, z), x
+        if self._ends_here(x):  # the end is certain there and costs nothing
+            scored = torch.cat([x[:, :-1], torch.full_like(x[:, -1:], -1)], dim=1)
+        nats = token_nats(features.flatten(0, 1), self.output.weight, self.output.bias, scored.flatten())
+        log_prob = -nats.view(x.shape).sum(1)
+        if self._ends_here(x):
+            log_prob = log_prob.masked_fill((x[:, -1] >= 0) & (x[:, -1] != self.end_id), -torch.inf)
+        return log_prob
 
     def predict(self, x: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"]) -> Int[Tensor, "batch time"]:
         return self.logits(x, z).argmax(-1).masked_fill(x < 0, -1)
