@@ -18,6 +18,7 @@ TINY: dict[str, Any] = {"latent_dim": 3, "embedding_dim": 4, "encoder_hidden_dim
 def tiny(**options: Any) -> tuple[Encoder, LSTMDecoder]:
     torch.manual_seed(0)
     encoder, decoder = lstm(**{"vocab_size": 4, "max_length": 3, **TINY, **options})
+    assert isinstance(encoder, LSTMEncoder)
     return encoder.eval(), decoder.eval()
 
 
@@ -183,6 +184,7 @@ def test_a_low_temperature_is_greedy_and_seeds_repeat() -> None:
         ({"latent_dim": "abc"}, "latent_dim must be a positive int, got 'abc'"),
         ({"hidden_dim": 0}, "hidden_dim must be a positive int, got 0"),
         ({"num_layers": True}, "num_layers must be a positive int, got True"),
+        ({"posterior_gamma": 0}, "posterior_gamma must be a positive number or null, got 0"),
         ({"word_dropout": 1.0}, r"word_dropout must be a rate in \[0, 1\), got 1.0"),
         ({"pooling": "mean"}, "pooling must be one of final, max, got 'mean'"),
         ({"bidirectional": "yes"}, "bidirectional must be true or false, got 'yes'"),

@@ -1,5 +1,7 @@
 """Small parts that several networks share, and the checks their builders make of a person's numbers."""
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -70,6 +72,15 @@ def check_rate(**values: float) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
             raise ValueError(f"{name} must be a rate in [0, 1), got {value!r}")
+
+
+def check_positive_number(**values: float | None) -> None:
+    """Raise ValueError for a value that is neither a finite number > 0 nor None, with its name."""
+    for name, value in values.items():
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"{name} must be a positive number or null, got {value!r}")
 
 
 def check_choice(choices: tuple[str, ...], **values: str) -> None:

@@ -19,6 +19,7 @@ from seqvae.models.layers import (
     check_choice,
     check_flag,
     check_positive,
+    check_positive_number,
     check_rate,
     lengths_of,
     spread_memory,
@@ -42,6 +43,7 @@ class LSTMEncoder(Encoder):
         bidirectional: bool,
         pooling: str,
         dropout: float,
+        posterior_gamma: float | None = None,
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
@@ -50,7 +52,7 @@ class LSTMEncoder(Encoder):
         self.dropout = nn.Dropout(dropout)
         self.lstm = nn.LSTM(embedding_dim, hidden_dim, num_layers, batch_first=True, bidirectional=bidirectional)
         spread_memory(self.lstm, max_length)
-        self.head = GaussianHead(hidden_dim * (2 if bidirectional else 1), latent_dim)
+        self.head = GaussianHead(hidden_dim * (2 if bidirectional else 1), latent_dim, posterior_gamma)
 
     def forward(self, x: Int[Tensor, "batch time"]) -> DiagonalGaussian:
         posterior: DiagonalGaussian = self.head(self._features(x))
@@ -217,6 +219,7 @@ def lstm(
     encoder_layers: int = 1,
     bidirectional: bool = True,
     pooling: str = "final",
+    posterior_gamma: float | None = None,
     hidden_dim: int = 256,
     num_layers: int = 1,
     dropout: float = 0.0,
@@ -228,6 +231,8 @@ def lstm(
 
     Args:
         pooling: the encoder's features: "final" states of both directions, or "max" of all states over time.
+        posterior_gamma: batch normalisation of the posterior means with this fixed scale, against a vanishing KL: the
+            batch mean of the KL stays above latent_dim * posterior_gamma^2 / 2. 0.5 to 0.7 are common; None: without.
         dropout: on both networks' embeddings, between the decoder's layers and before its softmax, while training.
         word_dropout: share of the decoder's input tokens that are hidden while training.
         tie_embeddings: score the next token against the decoder's own embeddings.
@@ -247,6 +252,7 @@ def lstm(
         hidden_dim=hidden_dim,
         num_layers=num_layers,
     )
+    check_positive_number(posterior_gamma=posterior_gamma)
     check_rate(dropout=dropout, word_dropout=word_dropout)
     check_flag(bidirectional=bidirectional, tie_embeddings=tie_embeddings, language_model=language_model)
     check_choice(POOLINGS, pooling=pooling)
@@ -262,6 +268,7 @@ def lstm(
             bidirectional,
             pooling,
             dropout,
+            posterior_gamma,
         )
     decoder = LSTMDecoder(
         vocab_size,
