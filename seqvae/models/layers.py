@@ -5,6 +5,7 @@ import math
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 
@@ -41,6 +42,49 @@ def spread_memory(lstm: nn.LSTM, horizon: int) -> None:
             if name.startswith("bias_ih"):
                 bias[units : 2 * units] = torch.empty(units).uniform_(1, max(horizon - 1, 2)).log()
                 bias[:units] = -bias[units : 2 * units]
+
+
+class LockedDropout(nn.Module):
+    """Dropout that leaves out the same features at every time of a sequence (Gal & Ghahramani, 2016)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Float[Tensor, "batch time features"]) -> Float[Tensor, "batch time features"]:
+        return x * F.dropout(torch.ones_like(x[:, :1]), self.rate, self.training)
+
+
+def dropout_of(rate: float, locked: bool) -> nn.Module:
+    """Return the dropout that a person asked for."""
+    return LockedDropout(rate) if locked else nn.Dropout(rate)
+
+
+def hide_tokens(tokens: Int[Tensor, "batch time"], rate: float) -> Int[Tensor, "batch time"]:
+    """Return the tokens with a share of them replaced by -1, the zero vector of an embedding."""
+    if not rate:
+        return tokens
+    return tokens.masked_fill(torch.rand(tokens.shape, device=tokens.device) < rate, -1)
+
+
+State = tuple[Float[Tensor, "layers batch hidden"], Float[Tensor, "layers batch hidden"]]
+
+
+def run_lstm(
+    lstm: nn.LSTM, inputs: Float[Tensor, "batch time features"], state: State, weight_drop: float = 0.0
+) -> tuple[Float[Tensor, "batch time hidden"], State]:
+    """Return an LSTM's outputs and last state; `weight_drop` is DropConnect on its recurrence (Merity et al., 2018).
+
+    It leaves out a share of the hidden-to-hidden weights for this one call. They stay as they are and under their
+    names, and only a gradient comes back to them.
+    """
+    dropped = {
+        name: F.dropout(weight, weight_drop)
+        for name, weight in lstm.named_parameters()
+        if weight_drop and name.startswith("weight_hh")
+    }
+    outputs, state = functional_call(lstm, dropped, (inputs, state)) if dropped else lstm(inputs, state)
+    return outputs, state
 
 
 class ResidualBlock(nn.Module):
