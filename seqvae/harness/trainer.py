@@ -373,7 +373,8 @@ def _moving_average(vae: VAE, decay: float | None) -> AveragedModel | None:
     """Return a copy of the VAE that follows its weights: what is then validated, shown and used."""
     if decay is None:
         return None
-    return AveragedModel(vae, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    # buffers too: running statistics of the last weights would not be those of the average
+    return AveragedModel(vae, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

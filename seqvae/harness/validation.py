@@ -40,6 +40,7 @@ class Validation:
         devices = [self.engine.device] if self.engine.device.type == "cuda" else []
         training = self.vae.training
         self.vae.eval()
+        self.engine.share_buffers(self.vae)
         with torch.random.fork_rng(devices):
             torch.manual_seed(VALID_SEED)
             metrics = self._means(interrupted)
