@@ -1,5 +1,6 @@
 """The order of windows is a pure function of (seed, epoch), and every example weighs the same."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seqvae.data import load_codec
 from seqvae.data.batching import BatchOrder, loader, stack, valid_loader
 from seqvae.data.dataset import WindowDataset
 from seqvae.data.midi import MelodyTokenizer
+from tests.helpers.worlds import World
+
+GetWorld = Callable[[str], World]
 
 
 @settings(max_examples=60, deadline=None)
@@ -84,6 +89,20 @@ def test_validation_is_never_augmented(melody_root: Path) -> None:
     for batch in valid_loader(dataset, codec, batch_size=4):
         for row, index in zip(batch.x, batch.index.tolist(), strict=True):
             assert torch.equal(row, dataset[index])
+
+
+def test_validation_keeps_to_the_token_budget(get_world: GetWorld) -> None:
+    root = get_world("text").root
+    dataset, codec = WindowDataset(root, "train"), load_codec(root / "codec")
+    budget = 2 * int(dataset.lengths.max()) + 1
+
+    def tokens(max_tokens: int | None) -> list[int]:
+        batches = list(valid_loader(dataset, codec, batch_size=64, max_tokens=max_tokens))
+        assert sorted(index for batch in batches for index in batch.index.tolist()) == list(range(len(dataset)))
+        return [batch.x.numel() for batch in batches]
+
+    assert max(tokens(None)) > budget
+    assert max(tokens(budget)) <= budget
 
 
 def test_a_loader_does_not_touch_the_global_random_numbers(melody_root: Path) -> None:

@@ -40,7 +40,7 @@ class BatchOrder:
         for name, value in (("batch_size", batch_size), ("max_tokens", max_tokens)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a positive int, got {value!r}")
-        self.lengths, self.seed, self.world_size = lengths, seed, world_size
+        self.lengths, self.max_tokens, self.seed, self.world_size = lengths, max_tokens, seed, world_size
         self.cuts = _cuts(np.sort(lengths), batch_size, max_tokens)
         self.mean_batch_size = len(lengths) / (len(self.cuts) - 1)
 
@@ -130,9 +130,10 @@ def valid_loader(
     codec: Codec[Any],
     *,
     batch_size: int,
+    max_tokens: int | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader[Any]:
-    """Return a loader that shows every window once, the same way for ever."""
-    order = BatchOrder(dataset.lengths, batch_size, world_size=world_size)
+    """Return a loader that shows every window once, the same way for ever; batches are bounded as in `BatchOrder`."""
+    order = BatchOrder(dataset.lengths, batch_size, max_tokens, world_size=world_size)
     return loader(dataset, codec, order.epoch(0, rank), seed=VALID_SEED, epoch=VALID_EPOCH)

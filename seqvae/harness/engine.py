@@ -165,6 +165,12 @@ class Engine:
         """Return what the main process has."""
         return self.fabric.broadcast(value)
 
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give every process the main one's buffers: statistics that each has taken of its own batches."""
+        if self.world_size > 1:
+            for buffer in module.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
     def barrier(self) -> None:
         self.fabric.barrier()
 

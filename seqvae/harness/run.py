@@ -19,6 +19,7 @@ from seqvae import data
 from seqvae.data.batching import BatchOrder, loader
 from seqvae.data.dataset import read_manifest
 from seqvae.harness import checkpoint, conf_dir
+from seqvae.harness.checkpoint import CheckpointError
 from seqvae.harness.comparison import flat, newest_config
 from seqvae.harness.config import assemble, build
 from seqvae.harness.engine import Engine
@@ -195,7 +196,10 @@ def _warm_start(vae: VAE, name: str, parts: Any) -> None:
     for part in parts or []:
         if part not in known:
             raise ValueError(f"init_parts must be of {', '.join(known)}, got {part!r}")
-    path = checkpoint.resolve(name)
+    try:
+        path = checkpoint.resolve(name)
+    except CheckpointError as error:
+        raise ValueError(f"init_from={name} has no weights to begin with ({error})") from None
     chosen = parts or known
 
     def of_parts(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

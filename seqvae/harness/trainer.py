@@ -117,7 +117,13 @@ class Trainer:
         self.average = _moving_average(self.vae, options.ema)
         self.used = self.vae if self.average is None else cast("VAE", self.average.module)
         self.validation = Validation(
-            self.engine, self.used, self.codec, self.objective, self.valid, math.ceil(self.order.mean_batch_size)
+            engine=self.engine,
+            vae=self.used,
+            codec=self.codec,
+            objective=self.objective,
+            valid=self.valid,
+            batch_size=math.ceil(self.order.mean_batch_size),
+            max_tokens=self.order.max_tokens,
         )
         self.best_path: Path | None = None
         self.meter = Meter(self.engine)
@@ -367,7 +373,8 @@ def _moving_average(vae: VAE, decay: float | None) -> AveragedModel | None:
     """Return a copy of the VAE that follows its weights: what is then validated, shown and used."""
     if decay is None:
         return None
-    return AveragedModel(vae, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    # buffers too: running statistics of the last weights would not be those of the average
+    return AveragedModel(vae, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ class Validation:
     objective: Objective
     valid: WindowDataset
     batch_size: int
+    max_tokens: int | None  # of a batch, fillers included
 
     @torch.no_grad()
     def run(self, tracker: Tracker | None, step: int, interrupted: Callable[[], bool]) -> dict[str, float]:
@@ -39,6 +40,7 @@ class Validation:
         devices = [self.engine.device] if self.engine.device.type == "cuda" else []
         training = self.vae.training
         self.vae.eval()
+        self.engine.share_buffers(self.vae)
         with torch.random.fork_rng(devices):
             torch.manual_seed(VALID_SEED)
             metrics = self._means(interrupted)
@@ -55,6 +57,7 @@ class Validation:
             self.valid,
             self.codec,
             batch_size=self.batch_size,
+            max_tokens=self.max_tokens,
             rank=self.engine.rank,
             world_size=self.engine.world_size,
         )
