@@ -17,6 +17,7 @@ from seqvae.cli.arguments import (
     add_output,
     data_root,
     open_checkpoint,
+    open_latent,
     seed,
     strategy,
 )
@@ -93,7 +94,7 @@ def _sieve(options: argparse.Namespace, trained: Trained) -> Sieve:
 def _reconstruct(options: argparse.Namespace) -> None:
     from seqvae import latent
 
-    trained = open_checkpoint(options)
+    trained = open_latent(options)
     originals = read_items(options, trained, options.inputs)
     seed(options)
     items = latent.reconstruct(trained.vae, trained.codec, originals, strategy(options))
@@ -109,7 +110,7 @@ def _interpolate(options: argparse.Namespace) -> None:
     if len(options.inputs) != corners:
         raise ValueError(f"{corners} INPUTs are wanted ({wanted}), got {len(options.inputs)}")
     rows, columns = (1, 1) if options.grid is None else _size(options.grid)
-    trained = open_checkpoint(options)
+    trained = open_latent(options)
     ends = [read_one(options, trained, source) for source in options.inputs]
     seed(options)
     draw = strategy(options)
@@ -136,7 +137,7 @@ def _encode(options: argparse.Namespace) -> None:
 
     from seqvae import latent
 
-    trained = open_checkpoint(options)
+    trained = open_latent(options)
     named = [one for source in options.inputs for one in expand(options, trained, source)]
     read = [(one.name, one.windows()) for one in named]
     z = latent.encode(trained.vae, trained.codec, [window for _, windows in read for window in windows])
