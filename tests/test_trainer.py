@@ -155,7 +155,7 @@ def test_patience_ends_a_run_that_gets_no_better(
 def poison(monkeypatch: pytest.MonkeyPatch, value: float, where: str, *steps: int) -> None:
     """Make the loss, or the gradient alone, what it must not be in these steps."""
     forward = TrainingStep.forward
-    calls = 0
+    calls = -1  # of which the first is the rehearsal, before any step
 
     def poisoned(self: TrainingStep, *arguments: Any) -> Loss:
         nonlocal calls

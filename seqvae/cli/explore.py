@@ -16,7 +16,7 @@ from seqvae.cli.arguments import (
     add_decoding,
     add_inputs,
     add_output,
-    open_checkpoint,
+    open_latent,
     seed,
     strategy,
 )
@@ -94,7 +94,7 @@ def _attribute(options: argparse.Namespace) -> None:
     from seqvae.harness.scores import weights_digest
     from seqvae.harness.vectors import load_vector, pack_vector
 
-    trained = open_checkpoint(options)
+    trained = open_latent(options)
     weights = weights_digest(trained.path)
     others = [load_vector(path, weights, trained.vae.latent_dim) for path in options.orthogonal_to]
     facts: dict[str, object] = {"orthogonal_to": [path.name for path in options.orthogonal_to]}
@@ -120,7 +120,7 @@ def _edit(options: argparse.Namespace) -> None:
 
     if not all(math.isfinite(strength) for strength in options.strength):
         raise ValueError(f"strength must be finite, got {' '.join(map(str, options.strength))}")
-    trained = open_checkpoint(options)
+    trained = open_latent(options)
     vector = load_vector(options.attribute, weights_digest(trained.path), trained.vae.latent_dim)
     originals = read_items(options, trained, options.inputs)
     seed(options)
@@ -132,7 +132,7 @@ def _edit(options: argparse.Namespace) -> None:
 def _similar(options: argparse.Namespace) -> None:
     from seqvae import latent
 
-    trained = open_checkpoint(options)
+    trained = open_latent(options)
     original = read_one(options, trained, options.input)
     seed(options)
     items = latent.similar(
@@ -144,7 +144,7 @@ def _similar(options: argparse.Namespace) -> None:
 def _neighbors(options: argparse.Namespace) -> None:
     from seqvae import latent
 
-    trained = open_checkpoint(options)
+    trained = open_latent(options)
     queries = expand_all(options, trained, options.inputs)
     names, z = _encoded(trained, queries, "INPUT")
     corpus = _corpus(options, trained)

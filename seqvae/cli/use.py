@@ -18,6 +18,7 @@ from seqvae.cli.arguments import (
     add_output,
     data_root,
     open_checkpoint,
+    open_latent,
     seed,
     strategy,
 )
@@ -101,7 +102,7 @@ def _sieve(options: argparse.Namespace, trained: Trained) -> Sieve:
 def _reconstruct(options: argparse.Namespace) -> None:
     from seqvae import latent
 
-    trained = open_checkpoint(options)
+    trained = open_latent(options)
     if options.scores and trained.codec.suffix is not None:
         raise ValueError("--scores is a table of sentences; items that are files are written beside their originals")
     read = read_set(expand_all(options, trained, options.inputs), "INPUT")
@@ -142,7 +143,7 @@ def _interpolate(options: argparse.Namespace) -> None:
     if len(options.inputs) != corners:
         raise ValueError(f"{corners} INPUTs are wanted ({wanted}), got {len(options.inputs)}")
     rows, columns = (1, 1) if options.grid is None else _size(options.grid)
-    trained = open_checkpoint(options)
+    trained = open_latent(options)
     ends = [read_one(options, trained, source) for source in options.inputs]
     seed(options)
     draw = strategy(options)
@@ -169,7 +170,7 @@ def _encode(options: argparse.Namespace) -> None:
 
     from seqvae import latent
 
-    trained = open_checkpoint(options)
+    trained = open_latent(options)
     read = [(one.name, windows) for one, windows in read_set(expand_all(options, trained, options.inputs), "INPUT")]
     z = latent.encode(trained.vae, trained.codec, [window for _, windows in read for window in windows])
     output, buffer = Path(options.output), io.BytesIO()
