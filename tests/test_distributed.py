@@ -104,7 +104,7 @@ def test_two_processes_are_one_with_a_batch_twice_as_large(
     overrides += [
         "objective.beta.start=1.0",
         "objective.beta.end=1.0",
-        *(["model.dropout=0"] if name == "text" else []),
+        *(["model.dropout=0", "trainer.aggressive_steps=2"] if name == "text" else []),
     ]
     one, two, wrong = tmp_path / "one", tmp_path / "two", tmp_path / "wrong"
     exact(exact_command(get_world(name), one, *overrides), one_for_two=True)

@@ -32,6 +32,7 @@ CURES = (
     "model.locked_dropout=true",
     "model.weight_drop=0.2",
     "model.z_to_output=true",
+    "trainer.aggressive_steps=2",
 )
 NEVER_BETTER = ("optimizer.lr=1e-30", "trainer.patience=2")  # the third validation ends it
 

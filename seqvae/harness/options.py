@@ -5,7 +5,7 @@ from typing import Any
 
 POSITIVE_INTS = ("max_steps", "valid_every", "save_every", "log_every", "keep_last", "accumulate")
 POSITIVE_NUMBERS = ("clip_norm", "timeout_minutes")
-COUNTS = ("skip_nonfinite", "profile")
+COUNTS = ("skip_nonfinite", "profile", "aggressive_steps")
 FLAGS = ("compile", "deterministic")
 
 
@@ -25,6 +25,7 @@ class TrainerOptions:
     keep_last: int = 2
     accumulate: int = 1
     clip_norm: float = 1.0
+    aggressive_steps: int = 0
     ema: float | None = None
     monitor: str = "objective"
     patience: int | None = None

@@ -19,6 +19,7 @@ from seqvae import data
 from seqvae.data.batching import BatchOrder, loader
 from seqvae.data.dataset import read_manifest
 from seqvae.harness import checkpoint, conf_dir
+from seqvae.harness.aggressive import check_aggressive
 from seqvae.harness.checkpoint import CheckpointError
 from seqvae.harness.comparison import flat, newest_config
 from seqvae.harness.config import assemble, build
@@ -89,6 +90,7 @@ def train(config: DictConfig) -> dict[str, float]:
     if newest is None and plain["init_from"] is not None:
         _warm_start(vae, plain["init_from"], plain["init_parts"])
     objective = build(plain["objective"])
+    check_aggressive(options.aggressive_steps, vae, objective)
     optimizer = build(plain["optimizer"], params=vae.parameters())
     learning_rate = build(plain["learning_rate"])
     engine.launch()

@@ -18,6 +18,7 @@ from seqvae.data.batching import BatchOrder, loader
 from seqvae.data.codec import Codec
 from seqvae.data.dataset import VALID_EPOCH, Batch, WindowDataset
 from seqvae.harness import checkpoint
+from seqvae.harness.aggressive import FIRST_EPOCH, catch_up
 from seqvae.harness.checkpoint import CheckpointError, TrainingState
 from seqvae.harness.engine import Engine
 from seqvae.harness.meter import Meter, Report
@@ -61,6 +62,8 @@ class Progress:
     validations_since_best: int = 0
     skipped: int = 0  # steps whose loss or gradient was not finite
     collapse_told: bool = False  # once is enough
+    encoder_caught_up: bool = False  # then it takes no more steps of its own
+    mutual_information: float | None = None  # at the last validation before that
     validation_due: bool = False  # of this very step: a signal may come between the two
 
 
@@ -137,7 +140,9 @@ class Trainer:
         options, progress = self.options, self.progress
         metrics: dict[str, float] = {}
         start, out_of_time = time.monotonic(), False
-        with closing(self._batches()) as batches:  # closed here, not when the interpreter ends: it may have workers
+        position = progress.step * options.accumulate
+        # closed here, not when the interpreter ends: it may have workers
+        with closing(self._batches(position, workers=self.workers)) as batches:
             while not self._finished() and not out_of_time:
                 if not progress.validation_due:
                     self.meter.add(self._step(batches))
@@ -207,14 +212,14 @@ class Trainer:
             if self.tracker is not None:
                 self.tracker.scalars("train", numbers, step)
 
-    def _batches(self) -> Generator[Batch]:
-        """Yield this rank's batches from the current position on, for ever."""
-        position = self.progress.step * self.options.accumulate
+    def _batches(self, position: int, first_epoch: int = 0, workers: int = 0) -> Generator[Batch]:
+        """Yield this rank's batches from a position on, for ever."""
         while True:
             epoch, done = divmod(position, self.order.steps)
+            epoch += first_epoch
             batches = self.order.epoch(epoch, self.engine.rank)[done:]
             view_epoch = epoch if self.fresh_views else VALID_EPOCH
-            yield from loader(self.train, self.codec, batches, seed=self.seed, epoch=view_epoch, workers=self.workers)
+            yield from loader(self.train, self.codec, batches, seed=self.seed, epoch=view_epoch, workers=workers)
             position += len(batches)
 
     def _step(self, batches: Iterator[Batch]) -> list[Report]:
@@ -222,10 +227,27 @@ class Trainer:
         share = self.progress.step / self.progress.schedule_steps
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * self.learning_rate(share)
+        ahead = self._catch_up(share)
+        reports, windows = self._gradients(batches, share)
+        norm = self.engine.clip(self.module, self.optimizer, self.options.clip_norm)
+        losses = torch.stack([report.metrics["loss"] for report in reports])
+        self.progress.step += 1
+        if self.engine.largest(not bool(torch.stack([*losses, norm]).isfinite().all())):
+            self._skip(losses, norm, windows)
+            self.optimizer.zero_grad(set_to_none=True)
+            return []
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.vae)
+        return [report._replace(metrics={**report.metrics, **ahead, "grad_norm": norm}) for report in reports]
+
+    def _gradients(self, batches: Iterator[Batch], share: float) -> tuple[list[Report], list[int]]:
+        """Add up the gradients of the next `accumulate` batches; return what they reported and their windows."""
         # every example weighs the same, however many share its batch; DDP takes the mean over processes, hence the size
         examples_a_step = self.options.accumulate * len(self.train) / self.order.steps
         weight = self.engine.world_size / examples_a_step
-        reports, losses, windows = [], [], []
+        reports, windows = [], []
         for part in range(self.options.accumulate):
             batch = next(batches)
             examples = int((batch.index >= 0).sum())
@@ -235,20 +257,26 @@ class Trainer:
                 self.engine.backward(loss * (examples * weight))
             tokens = int((batch.x >= 0).sum()) if batch.x.ndim == 2 else 0
             reports.append(Report(examples, tokens, {"loss": loss.detach(), **metrics}))
-            losses.append(loss.detach())
             windows += batch.index.tolist()
-        norm = self.engine.clip(self.module, self.optimizer, self.options.clip_norm)
-        wrong = not bool(torch.stack([*losses, norm]).isfinite().all())
-        self.progress.step += 1
-        if self.engine.largest(wrong):
-            self._skip(torch.stack(losses), norm, windows)
-            self.optimizer.zero_grad(set_to_none=True)
-            return []
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update_parameters(self.vae)
-        return [report._replace(metrics={**report.metrics, "grad_norm": norm}) for report in reports]
+        return reports, windows
+
+    def _catch_up(self, share: float) -> dict[str, Tensor]:
+        """Let the encoder take its own steps before the next one, whose number says which batches they see."""
+        most, taken = self.options.aggressive_steps, 0
+        if most == 0:
+            return {}
+        if not self.progress.encoder_caught_up:
+            batches = self._batches(self.progress.step * most * self.options.accumulate, FIRST_EPOCH)
+            taken = catch_up(
+                self.engine,
+                self.module,
+                self.optimizer,
+                self.vae,
+                lambda: self._gradients(batches, share)[0],
+                most,
+                self.options.clip_norm,
+            )
+        return {"encoder_steps": torch.tensor(float(taken), device=self.engine.device)}
 
     def _skip(self, losses: Tensor, norm: Tensor, windows: list[int]) -> None:
         """Count a step that is not taken. Raises TrainingError when that has happened too often."""
@@ -273,7 +301,24 @@ class Trainer:
         self.progress.validation_due = not metrics
         self.bar.numbers(step, {f"valid/{name}": value for name, value in metrics.items()})
         self._warn_of_collapse(metrics)
+        self._watch_the_encoder(metrics)
         return metrics
+
+    def _watch_the_encoder(self, metrics: dict[str, float]) -> None:
+        """End the steps of the encoder alone when what the latents say has not grown since the last validation."""
+        progress = self.progress
+        if not metrics or self.options.aggressive_steps == 0 or progress.encoder_caught_up:
+            return
+        before, progress.mutual_information = progress.mutual_information, metrics["mutual_information"]
+        progress.encoder_caught_up = before is not None and not progress.mutual_information > before
+        if progress.encoder_caught_up and self.engine.is_main:
+            log.info(
+                "step %s: mutual information no longer grows (%.3g nats after %.3g): "
+                "the encoder takes no more steps of its own",
+                f"{progress.step:,}",
+                progress.mutual_information,
+                before,
+            )
 
     def _warn_of_collapse(self, metrics: dict[str, float]) -> None:
         """Say, once a training, that the latents are not used at the price that their KL ends with, and what helps."""
