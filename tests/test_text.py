@@ -17,7 +17,10 @@ from hypothesis import strategies as st
 
 from seqvae.data import load_codec
 from seqvae.data.dataset import SPLITS, WindowDataset, read_manifest
-from seqvae.data.text import END_ID, MODEL_FILE, MODEL_TYPES, UNK_ID, SentencePieceTokenizer, _lines, prepare_text
+from seqvae.data.text import SentencePieceTokenizer, prepare_text
+from seqvae.data.text.fitting import END_ID, UNK_ID
+from seqvae.data.text.reading import _lines
+from seqvae.data.text.tokenizer import MODEL_FILE, MODEL_TYPES
 
 SUBJECTS = ("the old man", "a small dog", "my sister", "the king of the town", "one of us", "nobody")
 VERBS = ("saw", "gave bread to", "went away from", "was waiting for", "made a song about")
