@@ -37,7 +37,7 @@ def glosses(folder: Path) -> Iterator[str]:
             raise ValueError(
                 f"{folder / name} cannot be read ({reason}); install the Debian package wordnet-base or give --source"
             ) from None
-        yield from (line.partition(" | ")[2] for line in lines if " | " in line)  # the licence above has none
+        yield from (line.partition(" | ")[2] for line in lines if not line.startswith("  "))  # that is the licence
 
 
 def sentences(gloss: str) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,8 @@ from seqvae.data.text.tokenizer import (
 )
 
 log = logging.getLogger(__name__)
+
+FITTED = "characters that the vocabulary was fitted on"
 
 
 def prepare_text(
@@ -75,29 +77,15 @@ def prepare_text(
     form = Form(column, field, split_sentences)
     paths = form.find(source)
     came_split = any(split_of(path, source) for path in paths)
-    digest = hashlib.sha256()
     exact = byte_fallback and normalization == "identity"
     normalize = normalizer(model_type, normalization, exact)
-    rejected, examples = Counter[str](), dict[str, str]()
     with told(root):
         spool = Spool(_existing(root), seed)
     with spool:
         with told(root):
-            for path in paths:
-                digest.update(f"{path.relative_to(source)}\n".encode(errors="surrogateescape"))
-                split = split_of(path, source)
-                for found in form.read(path, name_of(path, source), digest, most_characters(max_length)):
-                    if not isinstance(found, Rejected):
-                        text = normalize(found[1])
-                        if text:
-                            spool.add(found[0], text, split)
-                            continue
-                        found = Rejected(found[0], "empty line")
-                    spool.refuse(found)
-                    rejected[found.rule] += 1
-                    examples.setdefault(found.rule, found.detail)
-        if rejected.total() == len(spool):
-            raise ValueError(_nothing(source, root, rejected, examples))
+            digest = _fill(spool, source, paths, form, most_characters(max_length), normalize)
+        if spool.refused.total() == len(spool):
+            raise ValueError(_nothing(source, root, spool))
         spool.finish(drop_repeats=not came_split)
         share, counted = (1.0, {}) if model_type == "word" else _share(spool, fit_characters)
         tokenizer = SentencePieceTokenizer.fit(
@@ -129,7 +117,7 @@ def prepare_text(
             seed=seed,
             engine=engine,
             jobs=jobs,
-            key=digest.hexdigest(),
+            key=digest,
             counted=counted,
             drop_repeats=not came_split,
             shard_size=Spool.PART,
@@ -141,10 +129,27 @@ def _existing(root: Path) -> Path:
     return next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.is_dir())
 
 
-def _nothing(source: Path, root: Path, rejected: Counter[str], examples: dict[str, str]) -> str:
+def _fill(spool: Spool, source: Path, paths: list[Path], form: Form, most: int, normalize: Callable[[str], str]) -> str:
+    """Put every item of the files into the spool, normalised; return a digest of all that was read."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.relative_to(source)}\n".encode(errors="surrogateescape"))
+        split = split_of(path, source)
+        for found in form.read(path, name_of(path, source), digest, most):
+            if isinstance(found, Rejected):
+                spool.refuse(found)
+            elif text := normalize(found[1]):
+                spool.add(found[0], text, split)
+            else:
+                spool.refuse(Rejected(found[0], "empty line"))
+    return digest.hexdigest()
+
+
+def _nothing(source: Path, root: Path, spool: Spool) -> str:
+    examples = {rule: printable(short(detail, 200)) for rule, detail in spool.examples.items()}
     reasons = [
-        f"{count} x {rule}" + (f": {printable(short(examples[rule], 200))}" if examples[rule] else "")
-        for rule, count in rejected.most_common(3)
+        f"{count} x {rule}" + (f": {examples[rule]}" if examples[rule] else "")
+        for rule, count in spool.refused.most_common(3)
     ]
     what = "standard input" if source == STDIN else source
     return f"nothing to prepare for {root}: every line of {what} was rejected ({'; '.join(reasons) or 'no lines'})"
@@ -157,7 +162,7 @@ def _share(spool: Spool, most: int) -> tuple[float, dict[str, int]]:
         return 1.0, {}
     fitted = sum(map(len, spool.texts("train", most / total)))
     log.info("the vocabulary is fitted on %d of the %d characters of train (fit_characters)", fitted, total)
-    return most / total, {"characters in train": total, "characters that the vocabulary was fitted on": fitted}
+    return most / total, {"characters in train": total, FITTED: fitted}
 
 
 def _convert(tokenizer: SentencePieceTokenizer, min_length: int, line: Line | Rejected) -> Outcome:

@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,8 @@ class Spool:
         self._starts = [0]
         self._size = 0
         self._keys, self._sides = array("Q"), array("b")
+        self.refused: Counter[str] = Counter()  # by rule
+        self.examples: dict[str, str] = {}  # the first detail of each rule
 
     def __enter__(self) -> "Spool":
         return self
@@ -72,6 +75,8 @@ class Spool:
     def refuse(self, line: Rejected) -> None:
         """Append what is no sentence, so that it is told in its place."""
         self._append([line.name, line.rule, line.detail], 0, REFUSED)
+        self.refused[line.rule] += 1
+        self.examples.setdefault(line.rule, line.detail)
 
     def _append(self, row: list[str], key: int, side: int) -> None:
         content = json.dumps(row, ensure_ascii=False).encode() + b"\n"
