@@ -130,7 +130,7 @@ def test_a_published_split_is_kept_in_every_form(name: str, ending: str, tmp_pat
 @pytest.mark.parametrize("ending", FORMS)
 def test_paragraphs_are_cut_into_sentences_in_every_form(ending: str, tmp_path: Path) -> None:
     write, options = FORMS[ending]
-    sentences_ = [f"Mr. {chr(65 + n)}ab saw {n} dogs." for n in range(12)]
+    sentences_ = [f"Mr. Smith saw {n * 'very '}big dogs." for n in range(12)]
     paragraphs = [" ".join(sentences_[place : place + 3]) for place in range(0, 12, 3)]
     content = "\n\n".join(paragraphs).replace(" saw ", "\nsaw ") if ending == ".txt" else write(paragraphs)
     path = tmp_path / f"x{ending}"
@@ -367,16 +367,16 @@ def test_the_engine_does_not_change_a_byte_of_a_corpus_in_many_parts(
 @pytest.mark.slow
 def test_memory_grows_by_bytes_a_line_and_not_by_its_text(tmp_path: Path) -> None:
     peaks = []
-    for count in (10_000, 40_000):
-        draw = random.Random(0)
-        lines = ("".join(draw.choices("abcdefgh ", k=400)) for _ in range(count))
+    words = ["".join(random.Random(n).choices("abcdefgh", k=60)) for n in range(200)]
+    for count in (6_000, 18_000):
         path = tmp_path / f"{count}.txt"
-        path.write_text("\n".join(lines))
+        draw = random.Random(0)
+        path.write_text("\n".join(" ".join(draw.choices(words, k=10)) for _ in range(count)))
         tracemalloc.start()
-        prepared(path, tmp_path / f"data{count}", max_length=500, fit_characters=100_000)
+        prepared(path, tmp_path / f"data{count}", model_type="word")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert (peaks[1] - peaks[0]) / 30_000 < 100  # bytes
+    assert (peaks[1] - peaks[0]) / 12_000 < 100  # bytes, where a line has 609
 
 
 def test_a_large_train_is_sampled_for_the_vocabulary_and_the_report_says_so(tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_a_large_train_is_sampled_for_the_vocabulary_and_the_report_says_so(tmp_
         models.append((tmp_path / name / "codec" / "tokenizer.model").read_bytes())
         total, fitted = report.counted["characters in train"], report.counted[preparing.FITTED]
         assert total == sum(map(len, read_back(tmp_path / name)["train"]))
-        assert fitted == pytest.approx(100_000, rel=0.05)
+        assert fitted == pytest.approx(100_000, rel=0.1)  # drawn line by line
         assert f"{fitted:>9,}  {preparing.FITTED}" in report.table()
     assert models[0] == models[1]
     report = prepared(source, tmp_path / "c", model_type="unigram", vocab_size=100, fit_characters=total)
@@ -412,14 +412,11 @@ def test_a_corpus_of_words_goes_from_its_files_to_a_perplexity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    draw = random.Random(0)
-    parts = {
-        split: sentences(count, seed) for split, count, seed in (("train", 60, 0), ("valid", 9, 1), ("test", 9, 2))
-    }
-    for split, lines in parts.items():
-        spaced = [f" {line[:-1].replace(draw.choice(line.split()[:-1]), '<unk>')} N {line[-1]} " for line in lines]
-        parts[split] = [" ".join(line.split()) for line in spaced]
-        write_lines(Path("ptb", f"ptb.{split}.txt"), spaced)
+    parts = {}
+    for split, count, seed in (("train", 60, 0), ("valid", 9, 1), ("test", 9, 2)):
+        lines = [[*line[:-1].split()[:-1], "<unk>", "N", line[-1]] for line in sentences(count, seed)]
+        parts[split] = [" ".join(words) for words in lines]
+        write_lines(Path("ptb", f"ptb.{split}.txt"), [f" {line} " for line in parts[split]])
     parts["test"].append("unheard-of words")
     write_lines(Path("ptb", "ptb.test.txt"), parts["test"])
     command = ["prepare", "text", "ptb", "--root", "data", "--model-type", "word", "--vocab-size", "10000"]

@@ -191,6 +191,11 @@ def test_the_vocabulary_of_words_is_the_most_frequent_ones() -> None:
     assert kept == {word for word, _ in counts.most_common(4)}
 
 
+def test_a_word_has_its_place_however_rare_its_letters() -> None:
+    tokenizer = fit_on([*["the old man"] * 3000, "\u97f3\u697d \U0001f30d na\u00efve"], model_type="word")
+    assert UNK_ID not in tokenizer.encode("na\u00efve \U0001f30d \u97f3\u697d")
+
+
 def test_words_are_counted_exactly_in_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = random.Random(1)
     corpus = [" ".join(f"w{int(draw.paretovariate(0.5))}" for _ in range(20)) for _ in range(100)]

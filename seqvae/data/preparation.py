@@ -10,7 +10,7 @@ import shutil
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -291,7 +291,7 @@ def _kept(outcomes: Iterable[Outcome], file: TextIO, report: Report) -> Iterator
             yield outcome
         else:
             report.rejected[outcome.rule] += 1
-            file.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
+            file.write(json.dumps(vars(outcome), ensure_ascii=False) + "\n")
 
 
 @dataclass

@@ -73,7 +73,12 @@ def train_words(sentences: Iterable[str], vocab_size: int) -> bytes:
     words = frequent_words(sentences, vocab_size - 2)
     rows = (f"{word}\t{count}" for word, count in words)
     return _train(
-        rows, model_type="word", vocab_size=vocab_size, normalization_rule_name="identity", input_format="tsv"
+        rows,
+        model_type="word",
+        vocab_size=vocab_size,
+        normalization_rule_name="identity",
+        character_coverage=1.0,  # else words with rare characters would have no place
+        input_format="tsv",
     )
 
 

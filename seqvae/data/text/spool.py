@@ -35,8 +35,8 @@ class Part:
     sides: bytes
 
     def __iter__(self) -> Iterator[Line | Rejected]:
-        for row, side in zip(self.rows.split(b"\n"), self.sides, strict=False):
-            name, *rest = json.loads(row)
+        rows = json.loads(b"[" + self.rows.removesuffix(b"\n").replace(b"\n", b",") + b"]")
+        for (name, *rest), side in zip(rows, self.sides, strict=True):
             if side == REFUSED:
                 yield Rejected(name, *rest)
             elif side == REPEATED:
