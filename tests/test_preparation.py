@@ -428,8 +428,7 @@ def test_a_given_split_is_kept_and_what_lacks_is_cut_out_of_train(given: tuple[s
 
 @given(st.lists(st.integers(0, 40)))
 def test_first_places_are_those_of_a_set_that_grows(keys: list[int]) -> None:
-    seen: set[int] = set()
-    expected = [not (key in seen or seen.add(key)) for key in keys]
+    expected = [key not in keys[:place] for place, key in enumerate(keys)]
     assert first_places(np.array(keys, np.uint64)).tolist() == expected
 
 
