@@ -102,14 +102,13 @@ class Spool:
 
     def texts(self, split: str, share: float = 1.0) -> Iterator[str]:
         """Yield the sentences of a split in order, or a share of them, drawn by their content."""
-        side, limit = SPLITS.index(split), share * 2**32
+        limit = share * 2**32  # the low half of a key says nothing of the split, which goes by the order of keys
         for start in range(0, len(self), self.PART):
-            part = self[start : start + self.PART]
-            chosen = zip(part, self._keys[start : start + self.PART], strict=True)
+            lines = zip(self[start : start + self.PART], self._keys[start : start + self.PART], strict=True)
             yield from (
                 line.text
-                for line, key in chosen
-                if isinstance(line, Line) and line.split == SPLITS[side] and key % 2**32 < limit
+                for line, key in lines
+                if isinstance(line, Line) and line.split == split and key % 2**32 < limit
             )
 
     def __len__(self) -> int:
