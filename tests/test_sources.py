@@ -32,7 +32,9 @@ def test_hidden_files_and_other_endings_are_left_out(tmp_path: Path) -> None:
         "sub/c.txt",
     ]
     assert find_files(tmp_path / "notes.md") == [tmp_path / "notes.md"]
-    with pytest.raises(ValueError, match=r"holds no files ending in .mid \(4 files in all\)"):
+    (tmp_path / "d.txt.GZ").touch()
+    assert find_files(tmp_path, [".txt.gz"]) == [tmp_path / "d.txt.GZ"]
+    with pytest.raises(ValueError, match=r"holds no files ending in .mid \(5 files in all\)"):
         find_files(tmp_path, [".mid"])
     with pytest.raises(ValueError, match=r"no such file or folder: .*nowhere"):
         find_files(tmp_path / "nowhere")
@@ -48,6 +50,14 @@ def test_hidden_files_and_other_endings_are_left_out(tmp_path: Path) -> None:
         ("TEST/a.txt", "test"),
         ("a/train/b.txt", None),
         ("training.txt", None),
+        ("train.csv", "train"),
+        ("valid.txt.gz", "valid"),
+        ("test.jsonl", "test"),
+        ("ptb.train.txt", "train"),
+        ("ptb.valid.txt", "valid"),
+        ("wiki.test.tokens", "test"),
+        ("train.test.txt", None),
+        ("ptb.train.txt/a.txt", None),
     ],
 )
 def test_a_split_is_known_by_the_first_name(path: str, split: str | None) -> None:

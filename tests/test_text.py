@@ -17,7 +17,10 @@ from hypothesis import strategies as st
 
 from seqvae.data import load_codec
 from seqvae.data.dataset import SPLITS, WindowDataset, read_manifest
-from seqvae.data.text import END_ID, MODEL_FILE, MODEL_TYPES, UNK_ID, SentencePieceTokenizer, _lines, prepare_text
+from seqvae.data.text import SentencePieceTokenizer, fitting, prepare_text
+from seqvae.data.text.fitting import END_ID, UNK_ID
+from seqvae.data.text.reading import _lines
+from seqvae.data.text.tokenizer import MODEL_FILE, MODEL_TYPES
 
 SUBJECTS = ("the old man", "a small dog", "my sister", "the king of the town", "one of us", "nobody")
 VERBS = ("saw", "gave bread to", "went away from", "was waiting for", "made a song about")
@@ -188,6 +191,28 @@ def test_the_vocabulary_of_words_is_the_most_frequent_ones() -> None:
     assert kept == {word for word, _ in counts.most_common(4)}
 
 
+def test_a_word_has_its_place_however_rare_its_letters() -> None:
+    tokenizer = fit_on([*["the old man"] * 3000, "\u97f3\u697d \U0001f30d na\u00efve"], model_type="word")
+    assert UNK_ID not in tokenizer.encode("na\u00efve \U0001f30d \u97f3\u697d")
+
+
+def test_words_are_counted_exactly_in_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = random.Random(1)
+    corpus = [" ".join(f"w{int(draw.paretovariate(0.5))}" for _ in range(20)) for _ in range(100)]
+    counts = Counter(word for line in corpus for word in line.split())
+    expected = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    for most in (5, 40, 10_000):  # different words in memory
+        monkeypatch.setattr(fitting, "MOST_WORDS", most)
+        assert fitting.frequent_words(corpus, 10**6) == expected
+        assert fitting.frequent_words(corpus, 7) == expected[:7]
+
+
+def test_no_line_is_left_out_of_fitting_for_a_sign_that_the_trainer_keeps_to_itself() -> None:
+    for model_type in MODEL_TYPES:
+        tokenizer = fit_on([*sentences(30), "zyx \u2585 \t zyx"], model_type=model_type)
+        assert UNK_ID not in tokenizer.encode("zyx")
+
+
 def test_fitting_twice_gives_the_same_bytes() -> None:
     for model_type in MODEL_TYPES:
         assert fit(model_type)._processor.serialized_model_proto() == (
@@ -222,6 +247,11 @@ def test_a_vocabulary_too_small_is_told_what_would_fit(model_type: str) -> None:
         ({"model_type": "wordpiece"}, "model_type must be one of unigram, bpe, char, word, got 'wordpiece'"),
         ({"normalization": "nfd"}, "normalization must be one of nfkc, nfkc_lowercase, identity, got 'nfd'"),
         ({"character_coverage": 2}, "character_coverage must be between 0.9 and 1, got 2"),
+        (
+            {"model_type": "word", "character_coverage": 0.95},
+            "a character_coverage of 0.95 is of no use to a vocabulary",
+        ),
+        ({"model_type": "word", "byte_fallback": True}, "byte_fallback is of no use to a vocabulary of whole words"),
     ],
 )
 def test_a_wrong_option_is_named_with_its_value_and_bound(options: dict[str, Any], message: str) -> None:
@@ -308,6 +338,87 @@ def test_normalization_is_the_one_that_was_chosen(normalization: str, expected: 
     )
     assert tokenizer.normalize("  The \ufb01ne\tman ") == expected
     assert tokenizer.join(tokenizer.windows("  The \ufb01ne\tman ")) == expected
+
+
+EXACT = {
+    model_type: fit(model_type, vocab_size=330, normalization="identity", byte_fallback=True)
+    for model_type in ("unigram", "bpe", "char")
+}
+ODD_TEXTS = [
+    "  two  spaces   and more ",
+    "\U0001f469\u200d\U0001f680 \U0001f1e9\U0001f1ea \u05e9\u05dc\u05d5\u05dd \u200fe\u0301\u0308 \ufb01",
+    "\u2581 \u2581the\u2581 \u2585 \u2047 <0x41> <unk> </s>",
+    "\ttab \x0b \x1c \x85 \u2028 \u00a0 \u3000\r",
+    "nul \0 \ufeff \x1b[2J \U0010ffff \ue000",
+    " ",
+    "\n",
+]
+
+
+@pytest.mark.parametrize("model_type", EXACT)
+@settings(deadline=None, max_examples=200)
+@given(text=st.text(min_size=1, max_size=60) | st.sampled_from(ODD_TEXTS))
+def test_with_bytes_any_string_comes_back_exactly_and_nothing_is_unknown(model_type: str, text: str) -> None:
+    tokenizer = EXACT[model_type]
+    (window,) = tokenizer.windows(text)
+    assert UNK_ID not in window
+    assert tokenizer.join([window]) == tokenizer.normalize(text) == text
+
+
+def test_without_bytes_the_same_strings_do_not_come_back() -> None:
+    """The guard above can fail: a vocabulary of characters alone loses what it has not seen, and white space."""
+    tokenizer = fit("char", normalization="identity")
+    assert not any(tokenizer.join(tokenizer.windows(text)) == text for text in ODD_TEXTS if text.strip())
+
+
+@pytest.mark.parametrize("model_type", EXACT)
+def test_a_first_word_is_spelled_as_any_other(model_type: str) -> None:
+    tokenizer = EXACT[model_type]
+    assert tokenizer.encode("the old the old")[:-1] == 2 * tokenizer.encode("the old")[:-1]
+
+
+@pytest.mark.parametrize("model_type", EXACT)
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_bytes_that_spell_no_character_show_as_marks_and_encode_again(model_type: str, data: st.DataObject) -> None:
+    tokenizer = EXACT[model_type]
+    ids = data.draw(st.lists(st.integers(2, 258), min_size=1, max_size=20))  # nearly all of them bytes
+    sentence = tokenizer.join([torch.tensor(ids)])
+    if sentence:
+        assert tokenizer.join(tokenizer.windows(sentence)) == sentence
+    assert tokenizer.sizes(torch.tensor(ids))["word"] == len(sentence.split()) + 1
+
+
+def test_a_torn_character_is_one_mark() -> None:
+    tokenizer = EXACT["char"]
+    ids = tokenizer.encode("a\u97f3b")
+    first = next(place for place, index in enumerate(ids) if tokenizer._processor.is_byte(index))
+    assert tokenizer.join([torch.tensor([*ids[: first + 1], *ids[first + 3 :]])]) == "a\ufffdb"
+
+
+def test_bytes_below_a_normalization_spell_what_it_leaves() -> None:
+    tokenizer = fit("unigram", vocab_size=330, byte_fallback=True)
+    (window,) = tokenizer.windows("the \ufb01ne \u97f3  man")
+    assert UNK_ID not in window
+    assert tokenizer.join([window]) == "the fine \u97f3 man"
+
+
+@pytest.mark.parametrize("model_type", EXACT)
+def test_an_exact_tokenizer_is_one_after_loading_and_reads_lines_as_they_are(model_type: str, tmp_path: Path) -> None:
+    EXACT[model_type].save(tmp_path)
+    copy = load_codec(tmp_path)
+    assert isinstance(copy, SentencePieceTokenizer)
+    assert [copy.join(copy.windows(text)) for text in ODD_TEXTS] == ODD_TEXTS
+    (tmp_path / "lines.txt").write_bytes(b" a  b \r\n \nc\xe2\x80\xa8d\n")
+    assert copy.read(f"@{tmp_path / 'lines.txt'}") == [" a  b ", "c\u2028d"]
+    copy.write("a \n b\u2028", tmp_path / "item.txt")
+    assert copy.read(f"@{tmp_path / 'item.txt'}") == ["a   b\u2028"]
+
+
+@pytest.mark.parametrize("model_type", EXACT)
+def test_a_vocabulary_with_too_little_room_for_the_bytes_says_so(model_type: str) -> None:
+    with pytest.raises(ValueError, match=r"vocab_size must be at least \d+ for the .*256 bytes.*got 200$"):
+        fit(model_type, vocab_size=200, byte_fallback=True)
 
 
 def test_sizes_count_the_end_as_a_token_and_as_a_word() -> None:

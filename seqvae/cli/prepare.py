@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from seqvae.cli.arguments import Commands
 
@@ -19,7 +20,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser("prepare", help=help, description=help)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="text|midi|image")
 
-    def kind(name: str, help: str, run: Callable[[argparse.Namespace], Report]) -> argparse.ArgumentParser:
+    def kind(name: str, help: str) -> argparse.ArgumentParser:
         sub = kinds.add_parser(name, help=help, description=help)
         sub.add_argument("source", type=Path, metavar="SOURCE", help="train/valid/test in it keep their split")
         sub.add_argument("--root", type=Path, required=True, metavar="DIR", help="where the dataset goes")
@@ -33,10 +34,15 @@ def add(commands: Commands) -> None:
             "that variable a cluster on this machine. The dataset is the same to the byte",
         )
         sub.add_argument("--jobs", type=int, default=-1, help="processes (default: one a core)")
-        sub.set_defaults(run=lambda options: print(run(options).table()))
+        sub.set_defaults(run=lambda options: print(_prepare(options).table()))
         return sub
 
-    text = kind("text", "a text file, or a folder of them, one item a line", _prepare_text)
+    text = kind("text", "a file, a folder of files, or standard input (-), packed (.gz) or not, one item a line")
+    text.add_argument("--column", metavar="NAME", help="items are the cells of this column of CSV or TSV files")
+    text.add_argument("--field", metavar="NAME", help="items are this field of JSON lines (.jsonl, .ndjson)")
+    text.add_argument(
+        "--split-sentences", action="store_true", help="cut text into sentences; empty lines part paragraphs"
+    )
     text.add_argument("--vocab-size", type=int, default=8000)
     text.add_argument("--model-type", choices=("unigram", "bpe", "char", "word"), default="unigram")
     text.add_argument("--max-length", type=int, default=64, help="tokens, the end counted (default 64)")
@@ -50,60 +56,39 @@ def add(commands: Commands) -> None:
     text.add_argument(
         "--character-coverage", type=float, default=1.0, help="share of the characters with a piece (default 1.0)"
     )
-    midi = kind("midi", "a folder of MIDI files", _prepare_midi)
+    text.add_argument(
+        "--byte-fallback",
+        action="store_true",
+        help="spell other characters as bytes; with --normalization identity any text comes back byte for byte",
+    )
+    text.add_argument(
+        "--fit-characters",
+        type=int,
+        default=50_000_000,
+        metavar="N",
+        help="fit the vocabulary on about so many characters of train, drawn by chance (default 50,000,000; words are "
+        "counted in all of it)",
+    )
+    midi = kind("midi", "a folder of MIDI files")
     midi.add_argument("--kind", choices=("melody",), default="melody", dest="part")
     midi.add_argument("--bars", type=int, default=2, help="of a window (default 2)")
     midi.add_argument(
         "--meter", choices=("strict", "folded"), default="strict", help="4/4, 2/2, 2/4 only, or any on the beat grid"
     )
     midi.add_argument("--min-notes", type=int, default=3, help="of a window (default 3)")
-    image = kind("image", "a folder of pictures; its sub-folders are labels", _prepare_image)
+    image = kind("image", "a folder of pictures; its sub-folders are labels")
     image.add_argument("--size", default="64", help="64 or WIDTHxHEIGHT (default 64)")
     image.add_argument("--channels", type=int, choices=(1, 3), default=3)
     image.add_argument("--binarize", action="store_true", help="black and white pixels, drawn anew each time")
 
 
-def _shared(options: argparse.Namespace) -> dict[str, Any]:
-    return {"seed": options.seed, "engine": options.engine, "jobs": options.jobs}
-
-
-def _prepare_text(options: argparse.Namespace) -> Report:
+def _prepare(options: argparse.Namespace) -> Report:
+    """Call the builder of a kind with the options that are parameters of its own."""
+    from seqvae.data.image import prepare_image
+    from seqvae.data.midi import prepare_midi
     from seqvae.data.text import prepare_text
 
-    return prepare_text(
-        options.source,
-        options.root,
-        vocab_size=options.vocab_size,
-        model_type=options.model_type,
-        max_length=options.max_length,
-        min_length=options.min_length,
-        normalization=options.normalization,
-        character_coverage=options.character_coverage,
-        **_shared(options),
-    )
-
-
-def _prepare_midi(options: argparse.Namespace) -> Report:
-    from seqvae.data.midi import prepare_midi
-
-    return prepare_midi(
-        options.source,
-        options.root,
-        bars=options.bars,
-        meter=options.meter,
-        min_notes=options.min_notes,
-        **_shared(options),
-    )
-
-
-def _prepare_image(options: argparse.Namespace) -> Report:
-    from seqvae.data.image import prepare_image
-
-    return prepare_image(
-        options.source,
-        options.root,
-        size=options.size,
-        channels=options.channels,
-        binarize=options.binarize,
-        **_shared(options),
-    )
+    builders: dict[str, Callable[..., Report]] = {"text": prepare_text, "midi": prepare_midi, "image": prepare_image}
+    builder = builders[options.kind]
+    names = inspect.signature(builder).parameters
+    return builder(**{name: value for name, value in vars(options).items() if name in names})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ def write_items(
         ValueError: without an OUT for items that are files.
     """
     if trained.codec.suffix is None:
-        write_lines((" ".join(str(item).splitlines()) for item in items), options.output)
+        write_lines(map(one_line, items), options.output)
         return
     if options.output in (None, "-"):
         raise ValueError("-o OUT is needed: a directory for the files")
@@ -59,6 +60,11 @@ def write_items(
         columns = min(len(originals), COMPARED)
         picture = [*originals[:columns], *shown[:columns]]
     _write_together(trained, folder / stem, shown, picture, columns)
+
+
+def one_line(item: Any) -> str:
+    """Return an item of text as one line, with a mark for what a terminal would obey; drawn bytes can spell it."""
+    return re.sub(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]", "\ufffd", " ".join(str(item).splitlines()))
 
 
 def write_lines(lines: Iterable[str], output: str | None) -> None:

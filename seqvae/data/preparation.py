@@ -2,24 +2,27 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import os
 import shutil
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TextIO
 
 import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 import seqvae
 from seqvae.data import shards
 from seqvae.data.codec import Codec
 from seqvae.data.dataset import FORMAT, MANIFEST, SPLITS, fingerprint, sha256
-from seqvae.data.shards import Outcome, Record, Rejected, Shards, Source
+from seqvae.data.shards import Outcome, Record, Rejected, Shards, Source, Sources
 from seqvae.data.sources import digest_of, find_files, name_of, printable, split_of
 
 __all__ = [  # all that a modality and a recipe need, in one place
@@ -27,21 +30,24 @@ __all__ = [  # all that a modality and a recipe need, in one place
     "Record",
     "Rejected",
     "Report",
-    "assign_splits",
     "complete_splits",
     "digest_of",
     "find_files",
+    "first_places",
     "hold",
+    "key_of",
     "name_of",
     "prepare",
     "printable",
     "refuse_existing",
     "split_of",
+    "told",
 ]
 
 log = logging.getLogger(__name__)
 
 PARTS = (*SPLITS, "codec", "report.json", "rejected.jsonl")  # what a dataset is beside its manifest
+UNSPLIT = -1  # the place in SPLITS of what its source put on no side
 LOCK, PARTIAL, SHARDS = ".lock", ".partial", ".shards-"  # what stands in a root while it is made
 
 
@@ -74,7 +80,7 @@ class Report:
 
 def prepare(
     root: Path,
-    sources: Sequence[Source],
+    sources: Sources[Source],
     convert: Callable[[Source], Outcome],
     codec: Codec[Any],
     *,
@@ -85,33 +91,45 @@ def prepare(
     jobs: int = -1,
     key: str = "",
     earlier: Iterable[Rejected] = (),
+    counted: Mapping[str, int] | None = None,
     drop_repeats: bool = True,
+    shard_size: int | None = None,
 ) -> Report:
     """Convert the sources and write a dataset at `root`; return what was kept.
 
     `options` go into the manifest; together with `key` (a digest of the sources' content, where names do
     not tell) they decide whether shards of an earlier, interrupted run fit. `earlier` are items that were
-    rejected before conversion. With `drop_repeats` a window that repeats within its split is kept once; a window
-    of valid or test that also stands in train is kept and flagged in the column `seen_in_train`.
+    rejected before conversion, `counted` what the report says beside what records say. With `drop_repeats` a
+    window that repeats within its split is kept once; a window of valid or test that also stands in train is
+    kept and flagged in the column `seen_in_train`. A shard holds `shard_size` sources, which is worth choosing
+    where a source takes microseconds. Memory grows by some 40 bytes an item, whatever the items hold.
 
     Raises:
         ValueError: when `root` holds a dataset or something that would be overwritten, another process prepares it,
             or nothing was kept (the message names the rules).
         OSError: when something cannot be written or a worker was killed; what is finished then is kept.
     """
+    with told(root), hold(root):
+        refuse_existing(root)
+        size = shard_size or shards.SHARD_SIZE
+        facts = [seqvae.__version__, size, kind, options, seed, codec.options, codec.spec, key]
+        identity = json.dumps([*facts, len(sources)], sort_keys=True)
+        folder = root.resolve() / f"{SHARDS}{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+        if {path.name for path in root.glob(f"{SHARDS}*")} - {folder.name}:
+            log.info("%s holds unfinished work of other options or sources, which is of no use here", root)
+        work = Shards(folder, sources, convert, size)
+        work.run(engine, jobs)
+        report = Report(counted=Counter(counted))
+        _write(root, work, codec, kind, options, seed, earlier, drop_repeats, report)
+        _sweep(root)
+        return report
+
+
+@contextlib.contextmanager
+def told(root: Path) -> Iterator[None]:
+    """Say of an OSError, in one line, that it is `root` that cannot be prepared."""
     try:
-        with hold(root):
-            refuse_existing(root)
-            facts = [seqvae.__version__, shards.SHARD_SIZE, kind, options, seed, codec.options, codec.spec, key]
-            identity = json.dumps([*facts, len(sources)], sort_keys=True)
-            folder = root.resolve() / f"{SHARDS}{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-            if {path.name for path in root.glob(f"{SHARDS}*")} - {folder.name}:
-                log.info("%s holds unfinished work of other options or sources, which is of no use here", root)
-            work = Shards(folder, sources, convert)
-            work.run(engine, jobs)
-            report = _write(root, work, codec, kind, options, seed, list(earlier), drop_repeats)
-            _sweep(root)
-            return report
+        yield
     except OSError as error:
         reason = error.strerror or str(error)
         raise type(error)(f"{root} cannot be prepared: {reason} (what is finished is kept for another run)") from error
@@ -160,32 +178,45 @@ def _sweep(root: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def assign_splits(groups: Iterable[str], seed: int = 0, share: float = 0.05) -> dict[str, str]:
-    """Return the split of each group: a `share` each to test and valid (at least one group), the rest to train.
+def key_of(group: str, seed: int) -> int:
+    """Return 64 bits of a hash: what decides, with the seed, on which side of the split a group is drawn."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{group}".encode()).digest()[:8])
 
-    The order is that of a hash of seed and group, so neither the order of files nor the machine matters.
-    Raises ValueError for fewer than three different groups.
+
+def complete_splits(keys: NDArray[np.uint64], given: NDArray[np.int8], share: float = 0.05) -> NDArray[np.int8]:
+    """Return the split of every item as its place in SPLITS, keeping those that its source gave (-1: none).
+
+    What the source lacks of valid and test is cut out of its train: a `share` each of the different keys, at least
+    one, in the order of the keys. Items of one key go together; neither the order of items nor the machine matters.
+
+    Raises:
+        ValueError: when fewer than three different keys are left to be split.
     """
-    order = sorted(set(groups), key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
+    train, valid, test = range(len(SPLITS))
+    splits = np.where(given == UNSPLIT, np.int8(train), given)
+    free = splits == train
+    lacking = [split for split in (test, valid) if not (given == split).any()]
+    if not lacking:
+        return splits
+    order = np.unique(keys[free])
     if len(order) < 3:
         raise ValueError(f"a dataset needs at least 3 different items to be split, got {len(order)}")
     held_out = max(1, round(share * len(order)))
-    return {
-        group: "test" if place < held_out else "valid" if place < 2 * held_out else "train"
-        for place, group in enumerate(order)
-    }
+    for place, split in enumerate((test, valid)):
+        if split in lacking:
+            first, last = order[place * held_out], order[(place + 1) * held_out - 1]
+            splits[free & (first <= keys) & (keys <= last)] = split
+    return splits
 
 
-def complete_splits(groups: dict[str, str | None], seed: int = 0) -> dict[str, str]:
-    """Return the split of every group, keeping those the source gave; what it lacks is cut out of its train."""
-    missing = {"valid", "test"} - set(groups.values())
-    drawn = (
-        assign_splits([group for group, split in groups.items() if split in (None, "train")], seed) if missing else {}
-    )
-    return {
-        group: split if split in ("valid", "test") else drawn[group] if drawn.get(group) in missing else "train"
-        for group, split in groups.items()
-    }
+def first_places(keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Return which keys stand where they stand for the first time."""
+    first = np.zeros(len(keys), np.bool_)
+    low = keys.view(np.uint8)[:: keys.itemsize]
+    for part in range(16):  # sorting all of them at once would take three times the memory
+        places = np.flatnonzero(low % 16 == part)
+        first[places[np.unique(keys[places], return_index=True)[1]]] = True
+    return first
 
 
 def _write(
@@ -195,31 +226,23 @@ def _write(
     kind: str,
     options: dict[str, Any],
     seed: int,
-    earlier: Sequence[Rejected],
+    earlier: Iterable[Rejected],
     drop_repeats: bool,
-) -> Report:
-    report = Report()
-    rejected = [*earlier, *(outcome for outcome in outcomes if isinstance(outcome, Rejected))]
-    report.rejected.update(item.rule for item in rejected)
-    groups = {_group(record): record.split for record in outcomes if isinstance(record, Record)}
-    if not groups:
-        reasons = "; ".join(f"{count} x {rule}" for rule, count in report.rejected.most_common(3)) or "no items found"
-        raise ValueError(f"nothing to prepare for {root}: every item was rejected ({reasons})")
-    splits = complete_splits(groups, seed)
+    report: Report,
+) -> None:
     temporary = _fresh_partial(root)
     image_shape = codec.spec.get("image_shape")
     dtype = np.dtype(np.uint8 if image_shape else np.uint16 if codec.spec["vocab_size"] <= 2**16 else np.int32)
-    train_windows: set[bytes] = set()
-    for split in SPLITS:  # train first: the others are compared with it
-        records = (record for record in outcomes if isinstance(record, Record) and splits[_group(record)] == split)
-        folder = temporary / split
-        folder.mkdir()
-        _write_split(folder, split, records, dtype, report, train_windows, drop_repeats)
+    with (temporary / "rejected.jsonl").open("w", encoding="utf-8") as file:
+        survey = _Survey.of(_kept(itertools.chain(earlier, outcomes), file, report), seed, dtype)
+    if not survey.given:
+        reasons = "; ".join(f"{count} x {rule}" for rule, count in report.rejected.most_common(3)) or "no items found"
+        raise ValueError(f"nothing to prepare for {root}: every item was rejected ({reasons})")
+    records = (outcome for outcome in outcomes if isinstance(outcome, Record))
+    _write_splits(temporary, records, survey, dtype, drop_repeats, report)
     (temporary / "codec").mkdir()
     codec.save(temporary / "codec")
     _write_json(temporary / "report.json", vars(report))  # asdict would make pairs of a Counter's counts
-    with (temporary / "rejected.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in rejected)
     data_files = sorted(path for folder in (*SPLITS, "codec") for path in (temporary / folder).iterdir())
     files = {path.relative_to(temporary).as_posix(): sha256(path) for path in data_files}
     manifest = {
@@ -241,7 +264,6 @@ def _write(
             os.fsync(written.fileno())  # or the manifest could outlive a power cut, and the rest not
     for name in (*PARTS, MANIFEST):  # the manifest last: a dataset without one is none
         (temporary / name).rename(root / name)
-    return report
 
 
 def _fresh_partial(root: Path) -> Path:
@@ -262,51 +284,127 @@ def _group(record: Record) -> str:
     return record.group if record.split is None else f"{record.split}:{record.group}"
 
 
-def _write_split(
-    folder: Path,
-    split: str,
-    records: Iterable[Record],
-    dtype: np.dtype[Any],
-    report: Report,
-    train_windows: set[bytes],
-    drop_repeats: bool,
-) -> None:
-    names: list[str] = []
-    items: list[int] = []
-    lengths: list[int] = []
-    labels: list[int] = []
-    in_train: list[int] = []
-    written: set[bytes] = set()
-    with (folder / "values.bin").open("wb") as file:
+def _kept(outcomes: Iterable[Outcome], file: TextIO, report: Report) -> Iterator[Record]:
+    """Yield the records; count the others and write them to the file."""
+    for outcome in outcomes:
+        if isinstance(outcome, Record):
+            yield outcome
+        else:
+            report.rejected[outcome.rule] += 1
+            file.write(json.dumps(vars(outcome), ensure_ascii=False) + "\n")
+
+
+@dataclass
+class _Survey:
+    """What decides where records and their windows go, in a few bytes each."""
+
+    keys: "array[int]"  # of each record's group
+    given: "array[int]"  # the place in SPLITS where its source put it
+    counts: "array[int]"  # of its windows
+    windows: "array[int]"  # a hash of the content of each window
+
+    @classmethod
+    def of(cls, records: Iterable[Record], seed: int, dtype: np.dtype[Any]) -> Self:
+        survey = cls(array("Q"), array("b"), array("I"), array("Q"))
         for record in records:
+            survey.keys.append(key_of(_group(record), seed))
+            survey.given.append(UNSPLIT if record.split is None else SPLITS.index(record.split))
+            survey.counts.append(len(record.windows))
+            survey.windows.extend(_hash(window.astype(dtype)) for window in record.windows)
+        return survey
+
+    def splits(self) -> NDArray[np.int8]:
+        """Return where each record goes."""
+        return complete_splits(np.frombuffer(self.keys, np.uint64), np.frombuffer(self.given, np.int8))
+
+
+def _hash(window: NDArray[Any]) -> int:
+    return int.from_bytes(hashlib.blake2b(window.tobytes(), digest_size=8).digest())
+
+
+def _write_splits(
+    folder: Path,
+    records: Iterable[Record],
+    survey: _Survey,
+    dtype: np.dtype[Any],
+    drop_repeats: bool,
+    report: Report,
+) -> None:
+    """Write the records' windows, names and columns into one folder a split."""
+    splits = survey.splits()
+    windows = np.frombuffer(survey.windows, np.uint64)
+    sides = np.repeat(splits, np.frombuffer(survey.counts, np.uint32))
+    kept = np.ones(len(windows), np.bool_)
+    if drop_repeats:
+        for side in range(len(SPLITS)):
+            kept[sides == side] = first_places(windows[sides == side])
+        if repeats := int((~kept).sum()):
+            report.dropped["repeats a window of its split"] += repeats
+    with contextlib.ExitStack() as stack:
+        parts = [stack.enter_context(_Part(folder / split)) for split in SPLITS]
+        following = 0
+        for record, split in zip(records, splits.tolist(), strict=True):
             report.kept += 1
             report.dropped.update(record.dropped)
             report.counted.update(record.counted)
+            part = parts[split]
             for window in record.windows:
-                content = window.astype(dtype).tobytes()
-                digest = hashlib.blake2b(content, digest_size=16).digest()
-                if drop_repeats and digest in written:
-                    report.dropped["repeats a window of its split"] += 1
-                    continue
-                written.add(digest)
-                file.write(content)
-                items.append(len(names))
-                lengths.append(window.size)
-                labels.append(-1 if record.label is None else record.label)
-                in_train.append(digest in train_windows)
-            names.append(record.name)
-    if split == "train":
-        train_windows |= written
-    np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-    np.save(folder / "items.npy", np.array(items, np.int64))
-    if any(label >= 0 for label in labels):
-        np.save(folder / "label.column.npy", np.array(labels, np.int64))
-    if split != "train":
-        np.save(folder / "seen_in_train.column.npy", np.array(in_train, np.int64))
-    _write_json(folder / "names.json", names)
-    report.items[split] = len(names)
-    report.windows[split] = len(lengths)
-    report.seen_in_train[split] = sum(in_train)
+                if kept[following]:
+                    part.add(window.astype(dtype), record.label)
+                following += 1
+            part.end(record.name)
+    in_train = np.sort(windows[sides == 0])
+    for side, (split, part) in enumerate(zip(SPLITS, parts, strict=True)):
+        chosen = windows[kept & (sides == side)] if side else windows[:0]
+        places = np.minimum(np.searchsorted(in_train, chosen), max(len(in_train) - 1, 0))
+        seen = in_train[places] == chosen if len(in_train) else np.zeros(len(chosen), np.bool_)
+        part.save(seen if side else None)
+        report.items[split] = part.items
+        report.windows[split] = len(part.lengths)
+        report.seen_in_train[split] = int(seen.sum())
+
+
+class _Part:
+    """One split while it is written: values and names go to disk as they come."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.items = 0
+        self.lengths, self.owners, self.labels = array("I"), array("I"), array("i")
+
+    def __enter__(self) -> Self:
+        self._values = (self.folder / "values.bin").open("wb")
+        self._names = (self.folder / "names.json").open("w", encoding="utf-8")
+        self._names.write("[")
+        return self
+
+    def add(self, window: NDArray[Any], label: int | None) -> None:
+        """Append a window of the present item."""
+        self._values.write(window.tobytes())
+        self.owners.append(self.items)
+        self.lengths.append(window.size)
+        self.labels.append(-1 if label is None else label)
+
+    def end(self, name: str) -> None:
+        """Name the present item and begin the next one."""
+        self._names.write(f"{',' if self.items else ''}\n {json.dumps(name, ensure_ascii=False)}")
+        self.items += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._values, self._names:
+            self._names.write("\n]\n" if self.items else "]\n")
+
+    def save(self, seen_in_train: NDArray[np.bool_] | None) -> None:
+        """Write what was kept in memory: a few bytes a window."""
+        offsets = np.zeros(len(self.lengths) + 1, np.int64)
+        np.cumsum(np.frombuffer(self.lengths, np.uint32) if self.lengths else [], out=offsets[1:])
+        np.save(self.folder / "offsets.npy", offsets)
+        np.save(self.folder / "items.npy", np.array(self.owners, np.int64))
+        if any(label >= 0 for label in self.labels):
+            np.save(self.folder / "label.column.npy", np.array(self.labels, np.int64))
+        if seen_in_train is not None:
+            np.save(self.folder / "seen_in_train.column.npy", seen_in_train.astype(np.int64))
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -7,11 +7,11 @@ import logging
 import os
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import joblib
 import numpy as np
@@ -23,6 +23,15 @@ ENGINES = ("sequential", "loky", "dask")
 DEATH = "a worker was killed while it converted; is the memory too small?"
 
 Source = TypeVar("Source")
+Made = TypeVar("Made", covariant=True)
+
+
+class Sources(Protocol[Made]):
+    """What is to be converted: a list, or something that fetches a part of it from where it lies."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Iterable[Made]: ...
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class Rejected:
 Outcome = Record | Rejected
 
 
-_Work = tuple[Path, Sequence[Any], Callable[[Any], Outcome]]  # one shard: where it goes, its sources, how
+_Work = tuple[Path, Iterable[Any], Callable[[Any], Outcome]]  # one shard: where it goes, its sources, how
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,9 @@ class Shards(Generic[Source]):
     """The sources' outcomes, in order, kept in one folder of files."""
 
     folder: Path
-    sources: Sequence[Source]
+    sources: Sources[Source]
     convert: Callable[[Source], Outcome]
+    size: int = field(default_factory=lambda: SHARD_SIZE)
 
     def run(self, engine: str = "sequential", jobs: int = -1) -> None:
         """Convert every shard that is missing or damaged; the bytes are the same whatever the engine and the jobs.
@@ -79,10 +89,10 @@ class Shards(Generic[Source]):
         missing = [number for number in range(self.count) if not _is_whole(self._path(number))]
         for number in missing:
             self._path(number).unlink(missing_ok=True)
-        work = [(self._path(number), self._sources(number), self.convert) for number in missing]
-        if work and engine == "dask":
+        work = ((self._path(number), self._sources(number), self.convert) for number in missing)
+        if missing and engine == "dask":
             _convert_with_dask(work, jobs)
-        elif work:
+        elif missing:
             _convert_with_joblib(work, engine, jobs)
         unseen = [number for number in missing if not self._path(number).exists()]
         if unseen:
@@ -90,13 +100,13 @@ class Shards(Generic[Source]):
 
     @property
     def count(self) -> int:
-        return -(-len(self.sources) // SHARD_SIZE)
+        return -(-len(self.sources) // self.size)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.npz"
 
-    def _sources(self, number: int) -> Sequence[Source]:
-        return self.sources[number * SHARD_SIZE : (number + 1) * SHARD_SIZE]
+    def _sources(self, number: int) -> Iterable[Source]:
+        return self.sources[number * self.size : (number + 1) * self.size]
 
     def __iter__(self) -> Iterator[Outcome]:
         for number in range(self.count):
@@ -119,13 +129,13 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _convert_shard(path: Path, sources: Sequence[Source], convert: Callable[[Source], Outcome]) -> None:
+def _convert_shard(path: Path, sources: Iterable[Source], convert: Callable[[Source], Outcome]) -> None:
     if path.exists():
         return  # dask repeats what a worker had finished when it died
     outcomes = [convert(source) for source in sources]
     windows = [window for outcome in outcomes if isinstance(outcome, Record) for window in outcome.windows]
     rows = [
-        {**asdict(outcome), "windows": len(outcome.windows)} if isinstance(outcome, Record) else asdict(outcome)
+        {**vars(outcome), "windows": len(outcome.windows)} if isinstance(outcome, Record) else vars(outcome)
         for outcome in outcomes
     ]
     temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # a worker given up for dead may still be writing its own
@@ -156,7 +166,7 @@ def _check(engine: str, jobs: int) -> None:
         raise ValueError(f"the sequential engine is one process; {jobs} jobs need the engine loky or dask")
 
 
-def _convert_with_joblib(work: Sequence[_Work], engine: str, jobs: int) -> None:
+def _convert_with_joblib(work: Iterable[_Work], engine: str, jobs: int) -> None:
     try:
         with joblib.parallel_config(engine, n_jobs=jobs):
             joblib.Parallel(batch_size=1)(joblib.delayed(_convert_shard)(*shard) for shard in work)
@@ -164,7 +174,7 @@ def _convert_with_joblib(work: Sequence[_Work], engine: str, jobs: int) -> None:
         raise ChildProcessError(DEATH) from None
 
 
-def _convert_with_dask(work: Sequence[_Work], jobs: int) -> None:
+def _convert_with_dask(work: Iterable[_Work], jobs: int) -> None:
     """Convert on a dask cluster, without joblib, whose own bridge to dask waits for ever when a shard is deadly."""
     with _client(distributed := _dask(), jobs) as client:
         shards = iter(work)

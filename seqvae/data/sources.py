@@ -18,9 +18,9 @@ def find_files(source: Path, suffixes: Iterable[str] | None = None) -> list[Path
     """
     if not source.exists():
         raise ValueError(f"no such file or folder: {source}")
-    endings = {suffix.lower() for suffix in suffixes} if suffixes is not None else None
+    endings = tuple(suffix.lower() for suffix in suffixes) if suffixes is not None else None
     inside = [source] if source.is_file() else sorted(_walk(source))
-    found = [path for path in inside if endings is None or path.suffix.lower() in endings]
+    found = [path for path in inside if endings is None or path.name.lower().endswith(endings)]
     if not found:
         wanted = f" ending in {', '.join(sorted(endings))}" if endings else ""
         raise ValueError(f"{source} holds no files{wanted} ({len(inside)} files in all)")
@@ -43,11 +43,16 @@ def _walk(source: Path) -> Iterator[Path]:
 
 
 def split_of(path: Path, source: Path) -> str | None:
-    """Return the split that a path's own name says: SOURCE/train/x.mid, SOURCE/valid.txt; else None."""
+    """Return the split that a path's own name says, else None.
+
+    SOURCE/train/x.mid, SOURCE/valid.txt.gz and SOURCE/ptb.test.txt say one; a file in a deeper folder and a name that
+    says two say none.
+    """
     parts = path.relative_to(source).parts if path != source else ()
-    first = parts[0] if len(parts) > 1 else Path(parts[0]).stem if parts else ""
+    words = parts[:1] if len(parts) > 1 else parts[0].split(".") if parts else ()
     names = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test"}
-    return names.get(first.lower())
+    said = {names[word.lower()] for word in words if word.lower() in names}
+    return said.pop() if len(said) == 1 else None
 
 
 def name_of(path: Path, source: Path) -> str:
