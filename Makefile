@@ -6,13 +6,16 @@ BIN := $(VENV)/bin
 TUNES := data/folk_tunes
 RUN := runs/melody
 OUT := out/demo
+BIBLE := data/bible_bbe
+BENCH := # options of benchmarks/text.py: --rows lm,best --seeds 0,1 --frontier --jobs 2 --steps 1000
 
-.PHONY: help demo test clean
+.PHONY: help demo bench-text test clean
 
 help:
-	@echo "make demo   install, prepare the folk tunes, train the melody VAE, evaluate, sample, interpolate (about 11 minutes)"
-	@echo "make test   install what tests need; ruff, mypy, pytest"
-	@echo "make clean  remove the environment, not the data and not the runs"
+	@echo "make demo        install, prepare the folk tunes, train the melody VAE, evaluate, sample, interpolate (about 11 minutes)"
+	@echo "make bench-text  what keeps a text VAE from collapsing, beside its language model (hours; BENCH='--rows lm,best' for less)"
+	@echo "make test        install what tests need; ruff, mypy, pytest"
+	@echo "make clean       remove the environment, not the data and not the runs"
 
 $(BIN)/.users: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +38,12 @@ demo: $(BIN)/.users $(TUNES)/dataset.json
 	@echo
 	@echo "Checkpoints and TensorBoard:  $(BIN)/tensorboard --logdir $(RUN)"
 	@echo "Melodies, pictures and sound: $(OUT)/samples and $(OUT)/interpolation (listed above)"
+
+$(BIBLE)/dataset.json: | $(BIN)/.users
+	$(BIN)/python -m data_prep.bible_bbe --root $(BIBLE)
+
+bench-text: $(BIN)/.users $(BIBLE)/dataset.json
+	$(BIN)/python -m benchmarks.text --root $(BIBLE) -o docs/text-results.md --json runs/bench_text/results.json $(BENCH)
 
 test: $(BIN)/.developers
 	$(BIN)/ruff format --check .
