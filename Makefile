@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TUNES := data/folk_tunes
 RUN := runs/melody
 OUT := out/demo
-BIBLE := data/bible_bbe
+VERSES := data/bible_bbe
 BENCH := # options of benchmarks/text.py: --rows lm,best --seeds 0,1 --frontier --jobs 2 --steps 1000
 
 .PHONY: help demo bench-text test clean
@@ -39,11 +39,11 @@ demo: $(BIN)/.users $(TUNES)/dataset.json
 	@echo "Checkpoints and TensorBoard:  $(BIN)/tensorboard --logdir $(RUN)"
 	@echo "Melodies, pictures and sound: $(OUT)/samples and $(OUT)/interpolation (listed above)"
 
-$(BIBLE)/dataset.json: | $(BIN)/.users
-	$(BIN)/python -m data_prep.bible_bbe --root $(BIBLE)
+$(VERSES)/dataset.json: | $(BIN)/.users
+	$(BIN)/python -m data_prep.bible_bbe --root $(VERSES)
 
-bench-text: $(BIN)/.users $(BIBLE)/dataset.json
-	$(BIN)/python -m benchmarks.text --root $(BIBLE) -o docs/text-results.md --json runs/bench_text/results.json $(BENCH)
+bench-text: $(BIN)/.users $(VERSES)/dataset.json
+	$(BIN)/python -m benchmarks.text --root $(VERSES) -o docs/text-results.md --json runs/bench_text/results.json $(BENCH)
 
 test: $(BIN)/.developers
 	$(BIN)/ruff format --check .

@@ -15,7 +15,7 @@ import sentencepiece
 import torch
 from torch import Tensor
 
-from seqvae.data.codec import CODEC_FILE, Codec, Preview, strip
+from seqvae.data.codec import CODEC_FILE, Codec, Gapped, Preview, strip
 from seqvae.data.preparation import (
     Outcome,
     Record,
@@ -36,6 +36,8 @@ MODEL_TYPES = ("unigram", "bpe", "char", "word")
 NORMALIZATIONS = {"nfkc": "nmt_nfkc", "nfkc_lowercase": "nmt_nfkc_cf", "identity": "identity"}  # sentencepiece's names
 UNK_ID, END_ID = 0, 1
 UNK = "<unk>"
+GAP = re.compile(r"_{3,}|\[\.\.\.\]")  # as people mark one: ___ or [...]
+MARK = "\ue000"  # private use: no text holds it, no piece does
 SLICE = 10_000  # characters; longer lines crash sentencepiece's trainer, so it sees them in slices
 
 
@@ -201,6 +203,46 @@ class SentencePieceTokenizer(Codec[str]):
 
     def write(self, item: str, path: Path) -> None:
         path.write_text(" ".join(item.splitlines()) + "\n", encoding="utf-8")
+
+    def gapped(self, item: str, marker: str | None = None) -> Gapped:
+        """Return the tokens around the gaps of a sentence, which are marked ___ or [...], or by a marker of one's own.
+
+        A gap may stand beside a word, within one, or before a full stop; a fill keeps the known text apart or
+        together as it is.
+
+        Raises:
+            ValueError: when there is no gap, or one within a word where tokens are words.
+        """
+        parts = _gap(marker).split(_unicode(item))
+        if len(parts) == 1:
+            raise ValueError(f"{_short(item)!r} has no gap; mark one with {marker or '___ or [...]'}")
+        pieces = [str(self._processor.id_to_piece(index)) for index in range(self.vocab_size)]
+        begins = torch.tensor([piece.startswith("\u2581") for piece in pieces])
+        inside = torch.tensor([index not in (UNK_ID, END_ID) for index in range(self.vocab_size)])
+        known, first = [], []
+        for place, part in enumerate(parts):
+            apart = place == 0 or part[:1].isspace()  # from the gap before it
+            spaced = part[-1:].isspace() or part == "" and place == 0  # from the gap behind it
+            touches = part != "" and not apart or place < len(parts) - 1 and not spaced
+            if self.model_type == "word" and touches:
+                raise ValueError(f"{_short(item)!r} has a gap that touches a word, and this model's tokens are words")
+            known += [torch.tensor(self._part(part.strip(), apart), dtype=torch.int64)]
+            first += [inside & (begins if spaced else ~begins)] if place < len(parts) - 1 else []
+        known[-1] = torch.cat([known[-1], torch.tensor([END_ID])])
+        return Gapped(known, first, inside)
+
+    def filled(self, item: str, fills: Sequence[Tensor], marker: str | None = None) -> str:
+        """Return the sentence with the text of the fills in its gaps, and its own characters around them."""
+        texts = iter([self.join([fill]) for fill in fills])
+        return _gap(marker).sub(lambda gap: next(texts), item)
+
+    def _part(self, text: str, apart: bool) -> list[int]:
+        """Return the ids of a part of a sentence, which begins with a word or (not apart) goes on with one."""
+        if not text:
+            return []
+        if apart:
+            return self.encode(text)[:-1]
+        return self.encode(MARK + text)[len(self.encode(MARK)) - 1 : -1]
 
     def preview(self, items: Sequence[str], columns: int | None = None) -> Preview:
         return Preview(text="\n".join(items))
@@ -402,6 +444,15 @@ def _unicode(sentence: str) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(f"{_short(sentence)!a} is no Unicode text ({error.reason})") from None
     return sentence
+
+
+def _gap(marker: str | None) -> re.Pattern[str]:
+    """Return the pattern of a gap. Raises ValueError for a marker of no characters but spaces."""
+    if marker is None:
+        return GAP
+    if not marker.strip():
+        raise ValueError(f"the marker of a gap must be visible, got {marker!r}")
+    return re.compile(re.escape(marker))
 
 
 def _short(text: str, width: int = 60) -> str:
