@@ -173,11 +173,6 @@ def check(run: Run) -> None:
         raise ValueError(f"{run.path} was trained with {'; '.join(differing)}: remove it, or choose another --runs")
 
 
-def share_of_threads(jobs: int) -> int:
-    """Return how many of the processors' threads each of so many trainings gets."""
-    return max(1, (os.cpu_count() or 1) // jobs)
-
-
 def start(run: Run, threads: int) -> subprocess.Popen[bytes]:
     """Start a run's training, or let it go on; what it says goes to a log beside its directory."""
     run.path.parent.mkdir(parents=True, exist_ok=True)
@@ -214,7 +209,7 @@ def train(runs: Sequence[Run], jobs: int) -> Iterator[tuple[Run, str | None]]:
                 elif run.finished():
                     ended[run.name] = None
                 elif len(going) < jobs:
-                    going[run] = start(run, share_of_threads(jobs))
+                    going[run] = start(run, torch.get_num_threads())
                     waiting.remove(run)
                     continue
                 else:
@@ -336,17 +331,29 @@ def markdown(measured: Sequence[Measured], reference: str) -> str:
     return "\n".join(lines)
 
 
+def command(options: argparse.Namespace) -> str:
+    """Return what makes these tables again."""
+    more = {
+        "--rows": options.rows,
+        "--seeds": options.seeds if options.seeds != [0] else None,
+        "--steps": options.steps,
+    }
+    words = [f"{name} {written(value).strip('[]')}" for name, value in more.items() if value is not None]
+    words += ["--frontier"] if options.frontier else []
+    return " ".join(["make bench-text", *([f"BENCH='{' '.join(words)}'"] if words else [])])
+
+
 def report(plan: Plan, tables: dict[str, list[Measured]], options: argparse.Namespace) -> str:
     """Return the tables, and above them what they are of."""
     manifest = read_manifest(options.root)
     size = manifest["splits"][plan.split]
     sentences = min(plan.sentences, size)
-    threads = f"{share_of_threads(options.jobs)} of {share_of_threads(1)}"
     about = (
-        f"`{options.root.name}`, {manifest['splits']['train']:,} training sentences, {plan.steps:,} "
-        f"steps, {threads} processor threads a training. Nats a sentence. NLL: {plan.importance_samples} importance "
-        f"samples on {sentences:,} {plan.split} sentences (drawn with seed {plan.sentences_seed}), ± its standard "
-        f"error over them; all else is of the whole split of {size:,}, so that MI cannot exceed {math.log(size):.2f}."
+        f"`{command(options)}`: `{options.root.name}`, {manifest['splits']['train']:,} training sentences, "
+        f"{plan.steps:,} steps, processor threads a training: {torch.get_num_threads()}. Nats a sentence. NLL: "
+        f"{plan.importance_samples} importance samples on {sentences:,} {plan.split} sentences (drawn with seed "
+        f"{plan.sentences_seed}), ± its standard error over them; all else is of the whole split of {size:,}, so that "
+        f"MI cannot exceed {math.log(size):.2f}."
     )
     parts = ["# What keeps a text VAE from collapsing", about]
     for name, measured in tables.items():
@@ -373,7 +380,8 @@ def bench(plan: Plan, options: argparse.Namespace) -> int:
     runs = {run.name: run for one in wanted for run in (one.after, one) if run is not None}
     for run in runs.values():
         check(run)
-    torch.set_num_threads(share_of_threads(options.jobs))  # an evaluation takes the place of a training
+    # of each training, and of an evaluation, which takes the place of one
+    torch.set_num_threads(max(1, torch.get_num_threads() // options.jobs))
     ended: dict[str, Run] = {}
     failed = 0
     for run, reason in train(list(runs.values()), options.jobs):

@@ -222,8 +222,8 @@ class SentencePieceTokenizer(Codec[str]):
         known, first = [], []
         for place, part in enumerate(parts):
             apart = place == 0 or part[:1].isspace()  # from the gap before it
-            spaced = part[-1:].isspace() or part == "" and place == 0  # from the gap behind it
-            touches = part != "" and not apart or place < len(parts) - 1 and not spaced
+            spaced = part[-1:].isspace() or (part == "" and place == 0)  # from the gap behind it
+            touches = (part != "" and not apart) or (place < len(parts) - 1 and not spaced)
             if self.model_type == "word" and touches:
                 raise ValueError(f"{_short(item)!r} has a gap that touches a word, and this model's tokens are words")
             known += [torch.tensor(self._part(part.strip(), apart), dtype=torch.int64)]

@@ -30,6 +30,7 @@ class Writer(Protocol):
     """A decoder that writes a sequence token by token (models/lstm.py has one)."""
 
     max_length: int
+    end_id: int | None
 
     def start(self, z: Float[Tensor, "batch latent"]) -> Any:
         """Return the state before the first token."""
@@ -86,12 +87,12 @@ def impute(
     known, gaps = sum(len(part) for part in gapped.known), len(gapped.first)
     if known + gaps > decoder.max_length:
         raise ValueError(
-            f"{known} known tokens and {gaps} gaps are more than the {decoder.max_length} tokens of this model's windows"
+            f"{known} known tokens and {gaps} gaps are more than a window's {decoder.max_length} tokens (with the end)"
         )
     if not all(first.any() for first in gapped.first):
         raise ValueError("no token of this model can begin the filling of a gap that touches a word")
     found: dict[Fills, float] = {}
-    for fills, worth in _Search(vae, gapped, longest, generator).run(steps, method):
+    for fills, worth in _Search(vae, decoder, gapped, longest, generator).run(steps, method):
         found[fills] = max(worth, found.get(fills, -math.inf))
     windows = _most_promising(codec, item, marker, gapped, found, SCORED * n)
     if not windows:
@@ -130,19 +131,24 @@ def _window(gapped: Gapped, fills: Sequence[Tensor]) -> Tensor:
     return torch.cat([part for pair in zip(gapped.known, [*fills, fills[0][:0]], strict=True) for part in pair])
 
 
-class _Drawn(NamedTuple):
-    """Fillings, and the log probability with which each was drawn."""
+class _Pool(NamedTuple):
+    """What a gap of each chain may be filled with."""
 
-    fills: list[Tensor]
-    log_prob: Float[Tensor, " rows"]
+    fills: list[list[Tensor]]
+    log_likelihood: Float[Tensor, "chains pool"]  # of the filling and all behind it
+    log_proposal: Float[Tensor, "chains pool"]  # of drawing it
 
 
 class _Search:
     """Chains of (z, fillings) that move side by side."""
 
-    def __init__(self, vae: VAE, gapped: Gapped, longest: int, generator: torch.Generator | None) -> None:
-        self.vae, self.gapped, self.longest, self.generator = vae, gapped, longest, generator
-        self.device = device_of(vae)
+    def __init__(
+        self, vae: VAE, decoder: Writer, gapped: Gapped, longest: int, generator: torch.Generator | None
+    ) -> None:
+        self.vae, self.decoder, self.gapped = vae, decoder, gapped
+        self.longest, self.generator, self.device = longest, generator, device_of(vae)
+        # the last token there can be is forced to be the end, which costs nothing
+        self.forced = decoder.max_length if decoder.end_id is None else decoder.max_length - 1
         with torch.no_grad():
             self.prior = vae.prior(vae.encoder)
             # they begin with what is known, and nothing in the gaps
@@ -150,75 +156,109 @@ class _Search:
         self.fills = [[torch.empty(0, dtype=torch.int64)] * len(gapped.first) for _ in range(CHAINS)]
 
     def run(self, steps: int, method: str) -> Iterator[tuple[Fills, float]]:
-        """Move all chains so many times; yield where each one stands and what its window seems to be worth, in nats."""
+        """Move all chains so many times; yield each one's fillings and what its window seems to be worth, in nats.
+
+        Beside them come those that differ in one gap and were the likeliest of its pool, though not the ones chosen.
+        """
         for _ in range(steps):
-            for gap in range(len(self.gapped.first)):
-                self._refill(gap, method)
+            likelier = [self._refill(gap, method) for gap in range(len(self.gapped.first))]
             worth = self._climb() if method == "optimise" else self._redraw()
-            for fills, nats in zip(self.fills, worth.tolist(), strict=True):
-                yield tuple(tuple(fill.tolist()) for fill in fills), nats
+            for chain, nats in enumerate(worth.tolist()):
+                yield _key(self.fills[chain]), nats
+                for gap, fills in enumerate(likelier):
+                    fill, more = fills[chain]
+                    yield _key([*self.fills[chain][:gap], fill, *self.fills[chain][gap + 1 :]]), nats + more
 
     @torch.no_grad()
-    def _refill(self, gap: int, method: str) -> None:
-        """Choose each chain's filling of a gap among proposals and what stands there."""
-        pool: list[tuple[int, Tensor]] = []  # whose chain, and the filling; -1 is to be drawn
-        for chain, fills in enumerate(self.fills):
-            pool += [(chain, torch.full((length,), -1)) for length in self._lengths(fills, gap)]
-            pool += [(chain, fills[gap])] if len(fills[gap]) else []
-        chains = torch.tensor([chain for chain, _ in pool])
-        left = [self._left(chain, gap) for chain in chains.tolist()]
-        drawn = self._draw(self.z[chains], left, [fill for _, fill in pool], self.gapped.first[gap])
-        windows = []
-        for (chain, _), fill in zip(pool, drawn.fills, strict=True):
-            fills = [fill if place == gap else other for place, other in enumerate(self.fills[chain])]
-            windows.append(_window(self.gapped, fills))
-        log_likelihood = self._log_likelihood(windows, self.z[chains])
-        if method == "optimise":
-            chosen = log_likelihood.view(CHAINS, -1).argmax(1)
-        else:
-            chosen = self._choose((log_likelihood - drawn.log_prob).view(CHAINS, -1))
-        size = len(pool) // CHAINS
-        for chain, place in enumerate(chosen.tolist()):
-            self.fills[chain][gap] = drawn.fills[chain * size + place]
+    def _refill(self, gap: int, method: str) -> list[tuple[Tensor, float]]:
+        """Choose each chain's filling of a gap among proposals and what stands there.
 
-    def _lengths(self, fills: Sequence[Tensor], gap: int) -> list[int]:
-        """Return the lengths of a chain's proposals; every gap gets a token at least."""
-        others = sum(max(1, len(fill)) for place, fill in enumerate(fills) if place != gap)
-        room = self.vae.decoder.max_length - sum(map(len, self.gapped.known)) - others
-        most = min(self.longest, room)
-        return [
-            1 + int(torch.randint(most, (), generator=self.generator, device=self.device)) for _ in range(PROPOSALS)
-        ]
+        Return the likeliest of each chain's pool, and by how many nats it is likelier than the one chosen.
+        """
+        alike: dict[int, list[int]] = {}  # chains with so many tokens before the gap
+        for chain in range(CHAINS):
+            alike.setdefault(len(self._before(chain, gap)), []).append(chain)
+        likeliest: dict[int, tuple[Tensor, float]] = {}
+        for chains in alike.values():
+            pool = self._propose(chains, gap)
+            best = pool.log_likelihood.argmax(1)
+            chosen = best if method == "optimise" else self._choose(pool.log_likelihood - pool.log_proposal)
+            for row, chain in enumerate(chains):
+                self.fills[chain][gap] = pool.fills[row][int(chosen[row])]
+                nats = pool.log_likelihood[row]
+                likeliest[chain] = pool.fills[row][int(best[row])], float(nats[best[row]] - nats[chosen[row]])
+        return [likeliest[chain] for chain in range(CHAINS)]
 
-    def _left(self, chain: int, gap: int) -> Tensor:
-        """Return all of a chain's tokens before a gap."""
-        fills = self.fills[chain][:gap]
-        return torch.cat([part for pair in zip(self.gapped.known, [*fills, self.gapped.known[0][:0]]) for part in pair])
+    def _propose(self, chains: Sequence[int], gap: int) -> _Pool:
+        """Return proposals for a gap, drawn from p(token | z, all before it), and last what stands there.
 
-    def _draw(self, z: Tensor, left: Sequence[Tensor], fills: Sequence[Tensor], first: Tensor) -> _Drawn:
-        """Return the fillings, their -1 drawn from p(token | z, tokens before), and the log probability of that draw."""
-        decoder = self.vae.decoder
-        rows = [torch.cat(pair).to(self.device) for pair in zip(left, fills, strict=True)]
-        tokens = stack(rows)
-        begin = torch.tensor([len(part) for part in left], device=self.device)
-        end = torch.tensor([len(row) for row in rows], device=self.device)
-        first, inside = first.to(self.device), self.gapped.inside.to(self.device)
-        log_prob = torch.zeros(len(rows), device=self.device)
-        token, state = torch.full_like(begin, -1), decoder.start(z)
-        for position in range(tokens.shape[1]):
+        All chains have as many tokens before the gap. They go through those once; then each proposal has a row.
+        """
+        decoder = self.decoder
+        state, token = decoder.start(self.z[chains]), torch.full((len(chains),), -1, device=self.device)
+        before = torch.stack([self._before(chain, gap) for chain in chains]).to(self.device)
+        for following in before.T:
+            _, state = decoder.step(token, state)
+            token = following
+        rows, lengths, new = self._rows(chains, gap)
+        copies = torch.arange(len(chains), device=self.device).repeat_interleave(len(rows) // len(chains))
+        token, state = token[copies], state.select(copies)
+        log_likelihood = log_proposal = torch.zeros(len(rows), device=self.device)
+        for position in range(rows.shape[1]):
             logits, state = decoder.step(token, state)
-            token = tokens[:, position]
-            inside_gap = (begin <= position) & (position < end)
-            if inside_gap.any():
-                allowed = torch.where((begin == position).unsqueeze(1), first, inside)
-                nats = torch.log_softmax(logits.float().masked_fill(~allowed, -math.inf), -1)
-                drawn = torch.multinomial(nats.exp(), 1, generator=self.generator).squeeze(1)
-                token = torch.where(inside_gap & (token < 0), drawn, token)
-                tokens[:, position] = token
-                own = nats.gather(1, token.clamp(min=0).unsqueeze(1)).squeeze(1)
-                log_prob += torch.where(inside_gap, own, 0.0)
-        spans = zip(tokens.cpu(), begin.tolist(), end.tolist(), strict=True)
-        return _Drawn([row[start:stop] for row, start, stop in spans], log_prob)
+            nats = torch.log_softmax(logits.float(), -1)
+            token, filling = rows[:, position], position < lengths
+            if filling.any():
+                allowed = self.gapped.inside if position else self.gapped.first[gap]
+                proposal = torch.log_softmax(nats.masked_fill(~allowed.to(self.device), -math.inf), -1)
+                drawn = torch.multinomial(proposal.exp(), 1, generator=self.generator).squeeze(1)
+                token = rows[:, position] = torch.where(filling & new, drawn, token)
+                log_proposal = log_proposal + torch.where(filling, _of(proposal, token), 0.0)
+            if before.shape[1] + position < self.forced:
+                log_likelihood = log_likelihood + torch.where(token >= 0, _of(nats, token), 0.0)
+        fills = [row[:length] for row, length in zip(rows.cpu(), lengths.tolist(), strict=True)]
+        size = len(rows) // len(chains)
+        return _Pool(
+            [fills[start : start + size] for start in range(0, len(fills), size)],
+            log_likelihood.view(len(chains), -1),
+            log_proposal.view(len(chains), -1),
+        )
+
+    def _rows(self, chains: Sequence[int], gap: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the pool's rows from the gap on, how long each filling is, and which are to be drawn."""
+        rows, lengths, new = [], [], []
+        for chain in chains:
+            behind, current = self._behind(chain, gap), self.fills[chain][gap]
+            fills = [torch.full((length,), -1) for length in self._lengths(chain, gap)]
+            rows += [torch.cat([fill, behind]) for fill in fills]
+            lengths += [len(fill) for fill in fills]
+            new += [True] * len(fills)
+            if len(current):  # nothing stands there at first
+                rows, lengths, new = [*rows, torch.cat([current, behind])], [*lengths, len(current)], [*new, False]
+        return (
+            stack(rows).to(self.device),
+            torch.tensor(lengths, device=self.device),
+            torch.tensor(new, device=self.device),
+        )
+
+    def _lengths(self, chain: int, gap: int) -> list[int]:
+        """Return the lengths of a chain's proposals; every gap gets a token at least."""
+        others = sum(max(1, len(fill)) for place, fill in enumerate(self.fills[chain]) if place != gap)
+        room = self.decoder.max_length - sum(map(len, self.gapped.known)) - others
+        drawn = torch.randint(min(self.longest, room), (PROPOSALS,), generator=self.generator, device=self.device)
+        lengths: list[int] = (1 + drawn).tolist()
+        return lengths
+
+    def _before(self, chain: int, gap: int) -> Tensor:
+        """Return all of a chain's tokens before a gap."""
+        known, fills = self.gapped.known, self.fills[chain]
+        return torch.cat([*(part for place in range(gap) for part in (known[place], fills[place])), known[gap]])
+
+    def _behind(self, chain: int, gap: int) -> Tensor:
+        """Return all of a chain's tokens behind a gap."""
+        known, fills = self.gapped.known, self.fills[chain]
+        later = range(gap + 1, len(fills))
+        return torch.cat([known[gap + 1], *(part for place in later for part in (fills[place], known[place + 1]))])
 
     @torch.no_grad()
     def _redraw(self) -> Tensor:
@@ -244,15 +284,21 @@ class _Search:
 
     def _joint(self, x: Tensor, z: Tensor) -> Tensor:
         with torch.backends.cudnn.flags(enabled=False):  # its LSTM has no backward pass outside of training
-            return self.vae.decoder.log_prob(x, z) + self.prior.log_prob(z.unsqueeze(0))[0]
+            joint: Tensor = self.vae.decoder.log_prob(x, z) + self.prior.log_prob(z.unsqueeze(0))[0]
+            return joint
 
     def _windows(self) -> Tensor:
         return stack([_window(self.gapped, fills) for fills in self.fills]).to(self.device)
 
-    def _log_likelihood(self, windows: Sequence[Tensor], z: Tensor) -> Tensor:
-        parts = zip(torch.split(stack(windows).to(self.device), ROWS), torch.split(z, ROWS), strict=True)
-        return torch.cat([self.vae.decoder.log_prob(x, part) for x, part in parts])
-
     def _choose(self, log_weights: Float[Tensor, "chains pool"]) -> Int[Tensor, " chains"]:
         """Return a place in each chain's pool, drawn in proportion to the weights."""
         return torch.multinomial(torch.softmax(log_weights, 1), 1, generator=self.generator).squeeze(1)
+
+
+def _of(nats: Float[Tensor, "rows vocab"], token: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+    """Return each row's own value; anything where there is no token."""
+    return nats.gather(1, token.clamp(min=0).unsqueeze(1)).squeeze(1)
+
+
+def _key(fills: Sequence[Tensor]) -> Fills:
+    return tuple(tuple(fill.tolist()) for fill in fills)
