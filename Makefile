@@ -7,14 +7,16 @@ TUNES := data/folk_tunes
 RUN := runs/melody
 OUT := out/demo
 VERSES := data/bible_bbe
+BENCH := # options of benchmarks/text.py: --rows lm,best --seeds 0,1 --frontier --jobs 2 --steps 1000
 
-.PHONY: help demo text test clean
+.PHONY: help demo text bench-text test clean
 
 help:
-	@echo "make demo   install, prepare the folk tunes, train the melody VAE, evaluate, sample, interpolate (about 11 minutes)"
-	@echo "make text   install, prepare the sentences, train an autoencoder, then the VAE that takes its encoder, evaluate, sample"
-	@echo "make test   install what tests need; ruff, mypy, pytest"
-	@echo "make clean  remove the environment, not the data and not the runs"
+	@echo "make demo        install, prepare the folk tunes, train the melody VAE, evaluate, sample, interpolate (about 11 minutes)"
+	@echo "make text        install, prepare the sentences, train an autoencoder, then the VAE that takes its encoder, evaluate, sample"
+	@echo "make bench-text  what keeps a text VAE from collapsing, beside its language model (hours; BENCH='--rows lm,best' for less)"
+	@echo "make test        install what tests need; ruff, mypy, pytest"
+	@echo "make clean       remove the environment, not the data and not the runs"
 
 $(BIN)/.users: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +48,9 @@ text: $(BIN)/.users $(VERSES)/dataset.json
 	$(BIN)/seqvae train experiment=text_pretrained resume=auto
 	$(BIN)/seqvae evaluate runs/text_pretrained --split test
 	$(BIN)/seqvae sample runs/text_pretrained -n 8
+
+bench-text: $(BIN)/.users $(VERSES)/dataset.json
+	$(BIN)/python -m benchmarks.text --root $(VERSES) -o docs/text-results.md --json runs/bench_text/results.json $(BENCH)
 
 test: $(BIN)/.developers
 	$(BIN)/ruff format --check .

@@ -40,7 +40,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "data.text.sentences": (),
     "data.image": ("data.codec", "data.dataset", "data.preparation"),
     "data.midi.": ("data.codec", "data.dataset", "data.preparation", "data.midi."),
-    "latent.": ("vae", "gaussian", "data.codec", "data.dataset", "data.batching", "latent."),
+    "latent.": ("vae", "gaussian", "evaluation", "data.codec", "data.dataset", "data.batching", "latent."),
     "harness.": (
         "vae",
         "gaussian",

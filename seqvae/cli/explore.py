@@ -1,4 +1,4 @@
-"""Commands that look around in latent space: attribute, edit, similar, neighbors."""
+"""Commands that look around in latent space: attribute, edit, similar, neighbors, impute."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from seqvae.cli.arguments import (
     add_decoding,
     add_inputs,
     add_output,
+    add_seed,
     open_latent,
     seed,
     strategy,
 )
 from seqvae.cli.inputs import Input, expand_all, read_items, read_one, read_set, spread, window_names
-from seqvae.cli.writing import write_items, write_whole
+from seqvae.cli.writing import write_items, write_lines, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,6 +89,23 @@ def add(commands: Commands) -> None:
     neighbors.add_argument("-k", type=int, default=5, help="how many of each (default 5)")
     neighbors.add_argument("--metric", choices=("euclidean", "cosine"), default="euclidean")
 
+    impute = add_command(commands, "impute", "the gaps of a sentence filled", _impute)
+    impute.add_argument(
+        "inputs", metavar="SENTENCE", nargs="+", help="with gaps: 'God made ___.'; @FILE has one a line"
+    )
+    impute.add_argument("--marker", help="what marks a gap (default ___ or [...])")
+    impute.add_argument("--gap-length", type=int, default=3, metavar="N", help="most tokens in a gap (default 3)")
+    impute.add_argument("-n", type=int, default=5, help="how many fillings, the likeliest first (default 5)")
+    impute.add_argument(
+        "--method",
+        choices=("resample", "optimise"),
+        default="resample",
+        help="draw z and the fillings in turn given what is known (default), or climb to the likeliest",
+    )
+    impute.add_argument("--steps", type=int, default=15, help="of the search (default 15)")
+    add_seed(impute)
+    add_output(impute)
+
 
 def _attribute(options: argparse.Namespace) -> None:
     from seqvae import latent
@@ -153,6 +171,30 @@ def _neighbors(options: argparse.Namespace) -> None:
         print(query)
         for distance, place in zip(distances, places, strict=True):
             print(f"  {distance:.4f}  {corpus.names[place]}")
+
+
+def _impute(options: argparse.Namespace) -> None:
+    from seqvae import latent
+
+    trained = open_latent(options)
+    codec = trained.codec
+    items = [item for source in options.inputs for item in (codec.read(source) if codec.suffix is None else [source])]
+    seed(options)
+    lines = []
+    for item in items:
+        found = latent.impute(
+            trained.vae,
+            codec,
+            item,
+            options.n,
+            marker=options.marker,
+            longest=options.gap_length,
+            steps=options.steps,
+            method=options.method,
+        )
+        lines += [f"{one.log_prob:.2f}  {one.item}" for one in found]
+    print("log p (nats, importance-weighted) and the sentence:", file=sys.stderr)
+    write_lines(lines, options.output)
 
 
 class _Corpus(NamedTuple):

@@ -26,6 +26,14 @@ class Preview(NamedTuple):
     sample_rate: int = 22050
 
 
+class Gapped(NamedTuple):
+    """A window with gaps: what is known of it, and which tokens may fill the gaps."""
+
+    known: list[Tensor]  # tokens [time] before each gap, and last those behind them all
+    first: list[Tensor]  # bool [vocab]: what each gap may begin with
+    inside: Tensor  # bool [vocab]: what may follow in a gap
+
+
 class Codec(ABC, Generic[Item]):
     """Both directions between items and windows; a window is the one tensor that a VAE encodes.
 
@@ -95,6 +103,14 @@ class Codec(ABC, Generic[Item]):
     def chain(self, items: Sequence[Item]) -> Item | None:
         """Return the items one after another as one item, or None where there is no such thing (the default)."""
         return None
+
+    def gapped(self, item: Item, marker: str | None = None) -> Gapped:
+        """Return the window of an item with marked gaps. Raises ValueError where there are none (the default)."""
+        raise ValueError(f"{type(self).__name__}: its items have no gaps to fill, only sentences do")
+
+    def filled(self, item: Item, fills: Sequence[Tensor], marker: str | None = None) -> Item:
+        """Return the item with tokens in its gaps, all else as it was: the inverse of `gapped`."""
+        raise ValueError(f"{type(self).__name__}: its items have no gaps to fill, only sentences do")
 
     @abstractmethod
     def preview(self, items: Sequence[Item], columns: int | None = None) -> Preview:

@@ -12,7 +12,7 @@ import sentencepiece
 import torch
 from torch import Tensor
 
-from seqvae.data.codec import CODEC_FILE, Codec, Preview, strip
+from seqvae.data.codec import CODEC_FILE, Codec, Gapped, Preview, strip
 from seqvae.data.ngrams import bleu
 from seqvae.data.text.fitting import END_ID, UNK, UNK_ID, train_pieces, train_words
 
@@ -22,6 +22,8 @@ MODEL_FILE = "tokenizer.model"
 MODEL_TYPES = ("unigram", "bpe", "char", "word")
 NORMALIZATIONS = {"nfkc": "nmt_nfkc", "nfkc_lowercase": "nmt_nfkc_cf", "identity": "identity"}  # sentencepiece's names
 SPACE = "\u2581"  # sentencepiece's sign for one, within a piece
+GAP = re.compile(r"_{3,}|\[\.\.\.\]")  # as people mark one: ___ or [...]
+MARK = "\ue000"  # private use: no text holds it, no piece does
 
 
 class SentencePieceTokenizer(Codec[str]):
@@ -212,6 +214,46 @@ class SentencePieceTokenizer(Codec[str]):
     def write(self, item: str, path: Path) -> None:
         path.write_text(one_line(item) + "\n", encoding="utf-8", newline="")
 
+    def gapped(self, item: str, marker: str | None = None) -> Gapped:
+        """Return the tokens around the gaps of a sentence, which are marked ___ or [...], or by a marker of one's own.
+
+        A gap may stand beside a word, within one, or before a full stop; a fill keeps the known text apart or
+        together as it is.
+
+        Raises:
+            ValueError: when there is no gap, or one within a word where tokens are words.
+        """
+        parts = _gap(marker).split(_unicode(item))
+        if len(parts) == 1:
+            raise ValueError(f"{_short(item)!r} has no gap; mark one with {marker or '___ or [...]'}")
+        pieces = [str(self._processor.id_to_piece(index)) for index in range(self.vocab_size)]
+        begins = torch.tensor([piece.startswith("\u2581") for piece in pieces])
+        inside = torch.tensor([index not in (UNK_ID, END_ID) for index in range(self.vocab_size)])
+        known, first = [], []
+        for place, part in enumerate(parts):
+            apart = place == 0 or part[:1].isspace()  # from the gap before it
+            spaced = part[-1:].isspace() or (part == "" and place == 0)  # from the gap behind it
+            touches = (part != "" and not apart) or (place < len(parts) - 1 and not spaced)
+            if self.model_type == "word" and touches:
+                raise ValueError(f"{_short(item)!r} has a gap that touches a word, and this model's tokens are words")
+            known += [torch.tensor(self._part(part.strip(), apart), dtype=torch.int64)]
+            first += [inside & (begins if spaced else ~begins)] if place < len(parts) - 1 else []
+        known[-1] = torch.cat([known[-1], torch.tensor([END_ID])])
+        return Gapped(known, first, inside)
+
+    def filled(self, item: str, fills: Sequence[Tensor], marker: str | None = None) -> str:
+        """Return the sentence with the text of the fills in its gaps, and its own characters around them."""
+        texts = iter([self.join([fill]) for fill in fills])
+        return _gap(marker).sub(lambda gap: next(texts), item)
+
+    def _part(self, text: str, apart: bool) -> list[int]:
+        """Return the ids of a part of a sentence, which begins with a word or (not apart) goes on with one."""
+        if not text:
+            return []
+        if apart:
+            return self.encode(text)[:-1]
+        return self.encode(MARK + text)[len(self.encode(MARK)) - 1 : -1]
+
     def preview(self, items: Sequence[str], columns: int | None = None) -> Preview:
         return Preview(text="\n".join(items))
 
@@ -288,3 +330,12 @@ def check_name(name: str, value: Any, known: Iterable[str]) -> None:
     """Raise ValueError unless an option is one of the known names."""
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+def _gap(marker: str | None) -> re.Pattern[str]:
+    """Return the pattern of a gap. Raises ValueError for a marker of no characters but spaces."""
+    if marker is None:
+        return GAP
+    if not marker.strip():
+        raise ValueError(f"the marker of a gap must be visible, got {marker!r}")
+    return re.compile(re.escape(marker))
