@@ -410,7 +410,7 @@ def test_an_exact_tokenizer_is_one_after_loading_and_reads_lines_as_they_are(mod
     assert isinstance(copy, SentencePieceTokenizer)
     assert [copy.join(copy.windows(text)) for text in ODD_TEXTS] == ODD_TEXTS
     (tmp_path / "lines.txt").write_bytes(b" a  b \r\n \nc\xe2\x80\xa8d\n")
-    assert copy.read(f"@{tmp_path / 'lines.txt'}") == [" a  b ", "c\u2028d"]
+    assert copy.read(f"@{tmp_path / 'lines.txt'}") == [" a  b ", "", "c\u2028d"]
     copy.write("a \n b\u2028", tmp_path / "item.txt")
     assert copy.read(f"@{tmp_path / 'item.txt'}") == ["a   b\u2028"]
 
