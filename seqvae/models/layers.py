@@ -41,6 +41,28 @@ def spread_memory(lstm: nn.LSTM, horizon: int) -> None:
                 bias[:units] = -bias[units : 2 * units]
 
 
+def lstm_step(
+    lstm: nn.LSTM,
+    inputs: Float[Tensor, "batch 1 features"],
+    state: tuple[Float[Tensor, "layers batch hidden"], Float[Tensor, "layers batch hidden"]],
+) -> tuple[
+    Float[Tensor, "batch 1 hidden"],
+    tuple[Float[Tensor, "layers batch hidden"], Float[Tensor, "layers batch hidden"]],
+]:
+    """Return what a unidirectional `lstm` in evaluation returns for one token a row.
+
+    A call of the whole layer prepares its weights for many steps, which for a few rows takes longer than the step.
+    """
+    assert not lstm.bidirectional
+    assert not lstm.training
+    output, hidden, cell = inputs.squeeze(1), [], []
+    for weights, *before in zip(lstm.all_weights, *state, strict=True):
+        output, memory = torch.lstm_cell(output, before, *weights)
+        hidden.append(output)
+        cell.append(memory)
+    return output.unsqueeze(1), (torch.stack(hidden), torch.stack(cell))
+
+
 class ResidualBlock(nn.Module):
     """x + conv(act(conv(act(x)))); the last convolution starts at zero, so the block starts as the identity.
 
