@@ -1,16 +1,18 @@
-# make demo: from nothing to melodies; make test: everything that continuous integration runs.
-# Both need Python 3.11 or newer with pip and venv, and make. PYTHON=... chooses the interpreter, VENV=... the environment.
+# make demo: from nothing to melodies; make text: from nothing to sentences; make test: everything that continuous integration runs.
+# All need Python 3.11 or newer with pip and venv, and make. PYTHON=... chooses the interpreter, VENV=... the environment.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 TUNES := data/folk_tunes
 RUN := runs/melody
 OUT := out/demo
+VERSES := data/bible_bbe
 
-.PHONY: help demo test clean
+.PHONY: help demo text test clean
 
 help:
 	@echo "make demo   install, prepare the folk tunes, train the melody VAE, evaluate, sample, interpolate (about 11 minutes)"
+	@echo "make text   install, prepare the sentences, train an autoencoder, then the VAE that takes its encoder, evaluate, sample"
 	@echo "make test   install what tests need; ruff, mypy, pytest"
 	@echo "make clean  remove the environment, not the data and not the runs"
 
@@ -35,6 +37,15 @@ demo: $(BIN)/.users $(TUNES)/dataset.json
 	@echo
 	@echo "Checkpoints and TensorBoard:  $(BIN)/tensorboard --logdir $(RUN)"
 	@echo "Melodies, pictures and sound: $(OUT)/samples and $(OUT)/interpolation (listed above)"
+
+$(VERSES)/dataset.json: | $(BIN)/.users
+	$(BIN)/python -m data_prep.bible_bbe --root $(VERSES)
+
+text: $(BIN)/.users $(VERSES)/dataset.json
+	$(BIN)/seqvae train experiment=text_autoencoder resume=auto
+	$(BIN)/seqvae train experiment=text_pretrained resume=auto
+	$(BIN)/seqvae evaluate runs/text_pretrained --split test
+	$(BIN)/seqvae sample runs/text_pretrained -n 8
 
 test: $(BIN)/.developers
 	$(BIN)/ruff format --check .

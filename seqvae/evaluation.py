@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seqvae.gaussian import LOG_TWO_PI, DiagonalGaussian
+from seqvae.priors import PriorDistribution
 from seqvae.vae import VAE
 
 ACTIVE_UNIT_VARIANCE = 0.01  # Burda et al. (2016), section 3
@@ -31,7 +32,7 @@ class ExampleScores:
     kl: Float[Tensor, " n"]
     kl_per_dimension: Float[Tensor, "n latent"] | None
     iw_bound: Float[Tensor, " n"] | None
-    effective_samples: Float[Tensor, " n"] | None
+    effective_samples: Float[Tensor, " n"] | None  # None as well where the bound is exact
     posterior: DiagonalGaussian
 
 
@@ -42,18 +43,22 @@ def importance_weighted_bound(
     samples: int,
     generator: torch.Generator | None = None,
     rows: int = 512,
+    posterior: DiagonalGaussian | None = None,
+    prior: PriorDistribution | None = None,
 ) -> ImportanceEstimate:
     """Return log (1/K sum_k p(x|z_k) p(z_k) / q(z_k|x)) of each example (Burda et al., 2016, eq. 8).
 
     The example is encoded once; K = `samples` are drawn in chunks of at most `rows` decoder rows and summed in
     float64. In expectation it grows with K towards log p(x): too few samples only make the number worse.
+    `posterior` and `prior` are q(z|x) and p(z) where they are at hand already.
 
     Raises:
         ValueError: when samples or rows are not positive.
     """
     if samples < 1 or rows < 1:
         raise ValueError(f"importance samples and rows must be positive, got {samples} and {rows}")
-    posterior, prior = vae.encoder(x), vae.prior(vae.encoder)
+    posterior = vae.encoder(x) if posterior is None else posterior
+    prior = vae.prior(vae.encoder) if prior is None else prior
     log_sum = torch.full((len(x),), -math.inf, dtype=torch.float64)  # on the CPU: some devices have no float64
     log_sum_of_squares = log_sum.clone()
     done = 0
@@ -75,11 +80,18 @@ def score_examples(
     elbo_samples: int = 1,
     generator: torch.Generator | None = None,
     rows: int = 512,
+    max_values: int | None = None,
 ) -> ExampleScores:
-    """Return the scores of every example of the batches, drawn with the generator alone."""
+    """Return the scores of every example of the batches, drawn with the generator alone.
+
+    Importance weighting decodes at most `rows` rows at once and, where it is said, so many values of x. A model
+    without a latent has nothing to draw: its ELBO is log p(x), and so is its `iw_bound`, which is always there.
+    """
     parts: list[dict[str, Tensor]] = []
+    prior = vae.prior(vae.encoder)  # one made of posteriors takes a pass of the encoder
     for x in batches:
-        terms = vae.terms(x, elbo_samples, generator=generator)
+        posterior = vae.encoder(x)
+        terms = vae.terms_at(x, posterior, posterior.rsample(elbo_samples, generator), prior)
         part = {
             "elbo": terms.elbo,
             "log_likelihood": terms.log_likelihood.mean(0),
@@ -89,8 +101,11 @@ def score_examples(
         }
         if terms.kl is not None:
             part["kl_per_dimension"] = terms.kl
-        if importance_samples:
-            estimate = importance_weighted_bound(vae, x, importance_samples, generator, rows)
+        if vae.latent_dim == 0:
+            part["iw_bound"] = terms.elbo
+        elif importance_samples:
+            fitting = rows if max_values is None else min(rows, max(1, max_values // x[0].numel()))
+            estimate = importance_weighted_bound(vae, x, importance_samples, generator, fitting, posterior, prior)
             part |= {"iw_bound": estimate.log_prob, "effective_samples": estimate.effective_samples}
         parts.append({name: value.cpu().double() for name, value in part.items()})
     if not parts:
@@ -109,8 +124,8 @@ def score_examples(
 
 def active_units(posterior: DiagonalGaussian) -> int:
     """Return how many latent dimensions have a posterior mean that varies over the data (Burda et al., 2016)."""
-    if len(posterior.mean) < 2:
-        return 0
+    if len(posterior.mean) < 2 or posterior.mean.shape[1] == 0:
+        return 0  # no variance is defined
     return int((posterior.mean.var(0) > ACTIVE_UNIT_VARIANCE).sum())
 
 

@@ -16,6 +16,7 @@ import pretty_midi
 import pytest
 import torch
 from PIL import Image
+from sacrebleu import sentence_bleu
 from safetensors import safe_open
 from safetensors.torch import save
 
@@ -24,6 +25,7 @@ from seqvae.cli import main
 from seqvae.cli.writing import write_lines
 from seqvae.data import SentencePieceTokenizer
 from seqvae.data.dataset import WindowDataset
+from seqvae.harness.config import load
 from seqvae.harness.scores import weights_digest
 from seqvae.harness.vectors import load_vector, pack_vector
 from tests.helpers.worlds import MODEL, Run, World
@@ -350,11 +352,63 @@ def test_a_folder_is_all_its_files(get_run: GetRun, capsys: Capture) -> None:
         ok("encode", run.path, *run.world.inputs, "-o", "other.npy")
         assert Path("z.npy").read_bytes() == Path("other.npy").read_bytes()
         shutil.copy(run.world.broken, folder / f"c{SUFFIX[name]}")
-        assert f"c{SUFFIX[name]}" in refused(capsys, "encode", run.path, folder, "-o", "z.npy")
+        ok("encode", run.path, folder, "-o", "z.npy")  # many can do without one, which is named
+        assert Path("z.npy").read_bytes() == Path("other.npy").read_bytes()
+        error = refused(capsys, "encode", run.path, *run.world.inputs, run.world.broken, "-o", "w")
+        assert Path(run.world.broken).name in error
         ok("attribute", run.path, "--with", folder, "--without", "test:0", "-o", "v")  # a set can do without one
         assert "with: 2 of 3 items used" in capsys.readouterr().err
         error = refused(capsys, "attribute", run.path, "--with", run.world.broken, "--without", folder, "-o", "w")
         assert Path(run.world.broken).name in error
+
+
+@pytest.fixture
+def _lines() -> None:
+    """A file of six lines: two of them cannot be encoded, and one is empty."""
+    text = f"\n\n{TEXT}\n{'a ' * 100}\na dog ate the bread\n{'b' * 100_000}\n\n"
+    Path("lines.txt").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.usefixtures("_lines")
+def test_a_file_can_do_without_lines_that_cannot_be_encoded(
+    get_run: GetRun, capsys: Capture, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = get_run("text")
+    ok("encode", run.path, "@lines.txt", "-o", "z.npy")
+    told = "INPUT: 2 of 4 items cannot be encoded and are left out: @lines.txt:4, @lines.txt:6 (the first: 'a a"
+    assert [message.startswith(told) for message in caplog.messages] == [True]
+    assert Path("z.names.txt").read_text().splitlines() == ["@lines.txt:3", "@lines.txt:5"]
+    ok("encode", run.path, TEXT, "a dog ate the bread", "-o", "other.npy")
+    np.testing.assert_allclose(np.load("z.npy"), np.load("other.npy"), rtol=1e-5, atol=1e-6)
+    assert len(outputs(run, capsys, "reconstruct", run.path, "@lines.txt")) == 2
+    assert len(neighbors(capsys, run.path, "@lines.txt", "--corpus", "@lines.txt", "-k", 1)) == 2
+    for command in (["encode", run.path, "-o", "w"], ["reconstruct", run.path], ["neighbors", run.path]):
+        assert "tokens, max_length is 24" in refused(capsys, *command[:2], "@lines.txt", "a " * 100, *command[2:])
+
+
+@pytest.mark.usefixtures("_lines")
+def test_reconstructions_come_with_their_scores_in_a_table(get_run: GetRun, capsys: Capture) -> None:
+    run = get_run("text")
+    plain = [line.decode() for line in outputs(run, capsys, "reconstruct", run.path, "@lines.txt")]
+    ok("reconstruct", run.path, "@lines.txt", "--scores", "-o", "scores.tsv")
+    header, *rows = (line.split("\t") for line in Path("scores.tsv").read_text(encoding="utf-8").splitlines())
+    assert header == ["input", "accuracy", "exact_match", "bleu", "log_likelihood", "sentence", "reconstruction"]
+    table = [dict(zip(header, row, strict=True)) for row in rows]
+    assert [row["input"] for row in table] == ["@lines.txt:3", "@lines.txt:5"]
+    assert [row["sentence"] for row in table] == [TEXT, "a dog ate the bread"]
+    assert [row["reconstruction"] for row in table] == plain
+    trained = load(run.path)
+    for row in table:
+        (x,) = trained.codec.windows(row["sentence"])
+        z = trained.vae.encoder(x.unsqueeze(0)).mean
+        nats = trained.vae.decoder.log_prob(x.unsqueeze(0), z).item()
+        assert float(row["log_likelihood"]) == pytest.approx(nats, rel=1e-3)
+        assert float(row["bleu"]) == pytest.approx(
+            sentence_bleu(row["reconstruction"], [row["sentence"]]).score, rel=1e-3, abs=1e-3
+        )
+    melody = get_run("melody")
+    error = refused(capsys, "reconstruct", melody.path, melody.world.inputs[0], "--scores", "-o", "out")
+    assert "--scores is a table of sentences" in error
 
 
 def test_a_vector_of_another_model_is_refused(run: Run, get_run: GetRun, capsys: Capture) -> None:
@@ -466,7 +520,7 @@ def test_a_grid_has_the_reconstructions_in_its_corners(run: Run, capsys: Capture
 def test_a_file_of_sentences_gives_a_row_a_line(get_run: GetRun) -> None:
     Path("lines.txt").write_text("the cat saw a ring\n\na dog ate the bread\n", encoding="utf-8")
     ok("encode", get_run("text").path, "@lines.txt", "-o", "z.npy")
-    assert Path("z.names.txt").read_text(encoding="utf-8") == "@lines.txt:1\n@lines.txt:2\n"
+    assert Path("z.names.txt").read_text(encoding="utf-8") == "@lines.txt:1\n@lines.txt:3\n"
 
 
 def test_info_tells_what_a_checkpoint_holds(run: Run, capsys: Capture) -> None:
@@ -620,6 +674,9 @@ TEXT = "the cat saw a ring"
         (["evaluate", "{run}", "--limit", "0"], "limit must be a positive int, got 0"),
         (["evaluate", "{run}", "--rows", "0"], "rows must be"),
         (["evaluate", "{run}", "--importance-samples", "-1"], "importance_samples must be"),
+        (["quality", "{run}", "--lm-steps", "0"], "lm-steps must be positive, got 0"),
+        (["quality", "{run}", "--lm", "nowhere"], "checkpoint nowhere: no such file or directory"),
+        (["quality", "{run}", "-n", "0"], "n must be positive, got 0"),
         (["evaluate", "{run}", "--data", "."], "is not a prepared dataset"),
         (["prepare", "midi", "empty", "--root", "d"], "no files"),
         (["prepare", "image", "empty", "--root", "d"], "no files"),

@@ -18,7 +18,7 @@ from seqvae.data.dataset import WindowDataset
 from seqvae.harness import scoring
 from seqvae.harness.comparison import compare
 from seqvae.harness.config import load
-from seqvae.harness.scores import Scores, paired_differences, scores_path
+from seqvae.harness.scores import Scores, Subset, paired_differences, scores_path
 from tests.helpers.worlds import Run, World, train_tiny
 
 GetRun = Callable[[str], Run]
@@ -93,6 +93,99 @@ def test_an_nll_of_other_importance_samples_is_left_out() -> None:
     assert "nll" in paired_differences(scored(), scored())
     assert "nll" not in paired_differences(scored(), scored(importance_samples=500))
     assert "nll" not in paired_differences(scored(), scored(importance_samples=0, nll=None))
+
+
+def test_an_exact_nll_pairs_with_any_estimate() -> None:
+    exact, estimate = scored(importance_samples=0, nll=-HARD), scored(importance_samples=500)
+    assert paired_differences(exact, estimate)["nll"].mean == pytest.approx(-1.0)
+    assert paired_differences(estimate, exact)["nll"].mean == pytest.approx(1.0)
+
+
+def test_a_language_model_is_compared_with_a_vae_by_their_nll(
+    pair: tuple[str, str], get_world: GetWorld, capsys: Capture
+) -> None:
+    vae, _ = pair
+    lm = train_tiny(get_world("text"), Path("lm"), "model=lstm_lm").path
+    found = {}
+    for name, samples in ((vae, 5), (lm, 0), (lm, 3)):
+        said(capsys, "evaluate", name, "--importance-samples", samples)
+        found[name, samples] = json.loads(said(capsys, "evaluate", name, "--json", "--importance-samples", samples))
+    for samples in (0, 3):  # which change nothing
+        metrics = found[lm, samples]["metrics"]
+        assert metrics["nll"] == pytest.approx(-metrics["elbo"])
+        assert metrics["kl"] == metrics["mutual_information"] == metrics["active_units"] == metrics["latent_dim"] == 0
+        assert not {"importance_samples", "effective_samples_median"} & metrics.keys()
+        assert metrics["nll"] == pytest.approx(found[lm, 0]["metrics"]["nll"], rel=1e-6)
+    difference = compare([str(lm), vae]).paired[vae]["nll"].mean
+    assert difference == pytest.approx(found[vae, 5]["metrics"]["nll"] - found[lm, 0]["metrics"]["nll"], abs=1e-6)
+
+
+def test_a_subset_is_the_same_windows_for_every_run(pair: tuple[str, str], capsys: Capture) -> None:
+    one, other = pair
+    subset = ["--split", "train", "--subset", 20, "--subset-seed", 3]
+    told = compare([one, other], "train", Subset(20, 3)).unpaired["other"]
+    command = "seqvae evaluate one --split train --subset 20 --subset-seed 3"
+    assert told == f"one has no scores of 20 windows drawn with seed 3 of its train split; run: {command}"
+    found = [
+        json.loads(said(capsys, "evaluate", name, *subset, "--json", "--importance-samples", samples))
+        for name, samples in ((one, 2), (other, 2))
+    ]
+    assert found[0]["subset"] == {"size": 20, "seed": 3}
+    assert "train split, 20 windows drawn with seed 3" in said(capsys, "evaluate", one, *subset)
+    kept = [Scores.load(Path(report["scores"])) for report in found]
+    np.testing.assert_array_equal(kept[0].index, kept[1].index)
+    assert len(set(kept[0].index.tolist())) == 20
+    assert kept[0].index.tolist() != list(range(20))
+    assert compare([one, other], "train").paired == {}  # they are no scores of the whole split
+    compared = json.loads(said(capsys, "compare", *pair, *subset, "--json"))
+    difference = found[1]["metrics"]["nll"] - found[0]["metrics"]["nll"]
+    assert compared["paired"]["other"]["nll"]["mean"] == pytest.approx(difference, abs=1e-9)
+    assert "other" in compare([one, other], "train", Subset(20, 4)).unpaired
+    said(capsys, "evaluate", one, "--split", "train")
+    path = scores_path(load(one).path, "train")
+    assert path is not None
+    whole = Scores.load(path)
+    np.testing.assert_allclose(whole.kl[kept[0].index], kept[0].kl, rtol=1e-5)
+
+
+def test_a_smaller_subset_is_part_of_a_larger_one(get_world: GetWorld) -> None:
+    dataset = WindowDataset(get_world("text").root, "train")
+    small, large = (set(scoring.random_subset(dataset, size, 5).tolist()) for size in (10, 20))
+    assert small < large
+    assert set(scoring.random_subset(dataset, len(dataset), 5).tolist()) == set(range(len(dataset)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--subset", "0"], "subset must be between 1 and the 3 windows of the split, got 0"),
+        (["--subset", "4"], "subset must be between 1 and the 3 windows of the split, got 4"),
+        (["--subset", "2", "--limit", "2"], "--limit is the split's first windows, --subset are some of all"),
+        (["--max-tokens", "0"], "max_tokens must be positive, got 0"),
+    ],
+)
+def test_a_subset_that_there_is_not_is_one_line(
+    options: list[str], message: str, get_run: GetRun, capsys: Capture
+) -> None:
+    assert main(["evaluate", str(get_run("text").path), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("of_one_length", [False, True])
+def test_every_window_is_in_one_batch_and_none_is_filled_up_where_each_is_decoded_often(of_one_length: bool) -> None:
+    lengths = CHANCE.integers(2, 12, 400)
+    places = CHANCE.permutation(400)[:300]
+    batches = scoring._cut(lengths, places, 50, 200, of_one_length)
+    assert sorted(place for batch in batches for place in batch) == sorted(places.tolist())
+    assert max(map(len, batches)) <= 50
+    assert all(len(batch) * max(lengths[batch]) <= 200 for batch in batches)
+    filled = [len(set(lengths[batch])) > 1 for batch in batches]
+    assert any(filled) != of_one_length
+
+
+def test_the_seconds_and_the_speed_of_an_evaluation_belong_together(get_run: GetRun, capsys: Capture) -> None:
+    metrics = json.loads(said(capsys, "evaluate", get_run("text").path, "--json"))["metrics"]
+    assert metrics["examples_per_second"] == pytest.approx(metrics["examples"] / metrics["seconds"])
 
 
 def test_scores_come_back_as_they_were_saved(tmp_path: Path) -> None:

@@ -19,10 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import train as entry
-from seqvae.data.batching import BatchOrder
+from seqvae.data.batching import BatchOrder, valid_loader
+from seqvae.data.dataset import WindowDataset
 from seqvae.gaussian import DiagonalGaussian
 from seqvae.harness import engine as harness_engine
 from seqvae.harness import run as harness_run
+from seqvae.harness.config import load
 from seqvae.harness.engine import Engine
 from seqvae.harness.trainer import Trainer
 from seqvae.objectives import batch_mean
@@ -133,6 +135,29 @@ def test_accumulating_is_a_batch_that_many_times_larger(name: str, get_world: Ge
         weights, metrics = final(tmp_path / str(parts))
         assert furthest(weights, expected) < 1e-6
         assert metrics == pytest.approx(expected_metrics, abs=1e-6)
+
+
+def train_with_own_statistics(command: list[str]) -> None:
+    with mock.patch.object(Engine, "share_buffers"):
+        run_training(command)
+
+
+@pytest.mark.parametrize("ema", ["null", "0.5"])
+def test_two_processes_validate_the_very_model_that_is_saved(ema: str, get_world: GetWorld, tmp_path: Path) -> None:
+    world, log = get_world("text"), tmp_path / "log"
+    farthest = []
+    for train in (run_training, train_with_own_statistics):
+        run_dir = tmp_path / train.__name__
+        overrides = ("model.posterior_gamma=0.6", f"trainer.ema={ema}", "model.word_dropout=0.3", "data.batch_size=4")
+        command = exact_command(world, run_dir, *overrides)
+        assert together(2, train, command, output=log) == [0, 0], log.read_text()
+        trained, dataset = load(step_path(run_dir, 5)), WindowDataset(world.root, "valid")
+        batches = valid_loader(dataset, trained.codec, batch_size=4)
+        with torch.no_grad():
+            kls = torch.cat([trained.vae.double().terms(batch.x).total_kl for batch in batches])
+        farthest.append(abs(float(kls.mean()) - final(run_dir)[1]["kl"]))
+    assert farthest[0] < 1e-7  # a loaded model has float32 weights
+    assert farthest[1] > 1e-4  # the statistics of another process's own batches
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])

@@ -1,6 +1,7 @@
 """Evaluation against a model whose evidence and mutual information are known."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,27 @@ from seqvae.evaluation import (
     score_examples,
 )
 from seqvae.gaussian import DiagonalGaussian
+from seqvae.models import lstm
+from seqvae.priors import StandardNormal
+from seqvae.vae import VAE
 from tests.helpers.linear_gaussian import linear_gaussian
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def watch(part: Any, name: str) -> list[int]:
+    """Return the list to which every call of a method will add how many rows it got."""
+    calls: list[int] = []
+    method = getattr(part, name)
+
+    def watched(x: torch.Tensor, *more: torch.Tensor) -> Any:
+        calls.append(len(x))
+        return method(x, *more)
+
+    object.__setattr__(part, name, watched)
+    return calls
 
 
 def test_elbo_below_iw_bound_below_evidence() -> None:
@@ -50,6 +67,31 @@ def test_the_bound_is_the_log_mean_weight_however_it_is_chunked(rows: int) -> No
     torch.testing.assert_close(estimate.log_prob, weights.logsumexp(0) - math.log(30))
     shares = weights.softmax(0)
     torch.testing.assert_close(estimate.effective_samples, 1 / shares.square().sum(0))
+
+
+@pytest.mark.parametrize(("rows", "max_values", "most"), [(24, None, 24), (24, 30, 10), (1000, 30, 10), (24, 1, 8)])
+def test_the_decoder_never_has_more_rows_than_the_budget_gives(rows: int, max_values: int | None, most: int) -> None:
+    vae, evidence = linear_gaussian(error=0.5, observed=3)
+    x = evidence.sample((8,))  # three values a row
+    decoded, encoded = watch(vae.decoder, "log_prob"), watch(vae.encoder, "forward")
+    scores = score_examples(vae, [x], importance_samples=30, generator=seeded(), rows=rows, max_values=max_values)
+    assert max(decoded[1:]) == 8 * (most // 8)  # the first is the ELBO's
+    assert sum(decoded) == 8 * 31
+    assert encoded == [8]  # once, for all of it
+    assert scores.iw_bound is not None
+
+
+def test_without_a_latent_the_bound_is_the_elbo_and_takes_no_samples() -> None:
+    encoder, decoder = lstm(vocab_size=7, max_length=5, end_id=1, hidden_dim=4, embedding_dim=4, language_model=True)
+    vae = VAE(encoder, decoder, StandardNormal(0))
+    x = torch.tensor([[2, 3, 1], [4, 4, 1]])
+    decoded = watch(decoder, "log_prob")
+    scores = score_examples(vae, [x], importance_samples=500)
+    assert decoded == [2]
+    assert scores.effective_samples is None
+    assert scores.iw_bound is not None
+    torch.testing.assert_close(scores.iw_bound, decoder.log_prob(x, torch.zeros(2, 0)).double())
+    assert torch.equal(scores.iw_bound, scores.elbo)
 
 
 def test_scores_do_not_depend_on_how_examples_are_batched() -> None:

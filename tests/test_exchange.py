@@ -103,6 +103,7 @@ def test_a_mixture_prior_is_refused_with_free_nats_for_each_dimension(
     world = get_world("text")
     assert main(["train", *world.overrides, "debug=smoke", f"run_dir={tmp_path / 'run'}", "prior=mixture"]) == 2
     assert "free_nats needs a KL for each dimension" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -43,21 +43,64 @@ def test_an_experiment_composes_under_its_own_name(experiment: str) -> None:
     assert config.experiment == experiment.rpartition("/")[2]
 
 
+def predecessor(experiment: str) -> str | None:
+    """Return the experiment whose weights this one begins with, by the run directory it names."""
+    begins = configuration([f"experiment={experiment}"]).init_from
+    return None if begins is None else str(begins).removeprefix("runs/")
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_an_experiment_runs(experiment: str, get_world: GetWorld, tmp_path: Path) -> None:
-    world = get_world(world_name(experiment))
+def test_an_experiment_begins_with_nothing_or_with_the_run_of_a_shipped_one(experiment: str) -> None:
+    before = predecessor(experiment)
+    if before is not None:
+        assert configuration([f"experiment={before}"]).run_dir == f"runs/{before}"
+        command = f"seqvae train experiment={before} && seqvae train experiment={experiment}"
+        assert command in EXPERIMENTS[experiment].read_text(encoding="utf-8")
+
+
+def run_smoke(experiment: str, world: World, folder: Path) -> tuple[Path, dict[str, float]]:
+    """Train four steps of an experiment, after those of the one it begins with; return its run and its metrics."""
     composed = configuration([f"experiment={experiment}"])
     sizes = [
         f"model.{name}=8" for name in SMALLER if name in composed.model and not composed.model.get("tie_embeddings")
     ]
-    config = configuration(
-        [f"experiment={experiment}", "debug=smoke", f"data.root={world.root}", f"run_dir={tmp_path / 'run'}", *sizes]
-    )
-    metrics = train(config)
+    before = predecessor(experiment)
+    begins = [] if before is None else [f"init_from={run_smoke(before, world, folder)[0]}"]
+    run_dir = folder / experiment
+    overrides = ["debug=smoke", f"data.root={world.root}", f"run_dir={run_dir}", *sizes, *begins]
+    return run_dir, train(configuration([f"experiment={experiment}", *overrides]))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_runs(experiment: str, get_world: GetWorld, tmp_path: Path) -> None:
+    run_dir, metrics = run_smoke(experiment, get_world(world_name(experiment)), tmp_path)
     assert all(torch.isfinite(torch.tensor(value)) for value in metrics.values())
-    trained = load(f"{tmp_path / 'run'}@last")
-    assert trained.config["step"] == config.trainer.max_steps
+    trained = load(f"{run_dir}@last")
+    assert trained.config["step"] == 4
     assert trained.config["metrics"] == metrics
+
+
+def test_a_pretrained_vae_begins_with_the_autoencoders_encoder_and_variances_near_one(
+    get_world: GetWorld, tmp_path: Path
+) -> None:
+    world = get_world("text")
+    still = [*world.overrides[1:], "debug=smoke", "trainer.save_every=1", "model.tie_embeddings=true"]
+    paths = {name: tmp_path / name for name in ("autoencoder", "begun", "untouched")}
+    train(
+        configuration(["experiment=text_autoencoder", *still, f"run_dir={paths['autoencoder']}", "optimizer.lr=1e-2"])
+    )
+    for name, begins in (("begun", paths["autoencoder"]), ("untouched", "null")):
+        overrides = [f"init_from={begins}", "optimizer.lr=0", f"run_dir={paths[name]}"]
+        train(configuration(["experiment=text_pretrained", *still, *overrides]))
+    autoencoder, begun, untouched = (load(path).vae for path in paths.values())
+    theirs, ours, fresh = (vae.state_dict() for vae in (autoencoder, begun, untouched))
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name] if name.startswith("encoder.") else fresh[name]), name
+    for name in ("encoder.head.mean.weight", "decoder.output.bias"):
+        assert not torch.equal(theirs[name], fresh[name])
+    # what no loss has trained is as it was drawn
+    assert torch.equal(theirs["encoder.head.log_variance.weight"], fresh["encoder.head.log_variance.weight"])
+    assert begun.encoder(torch.randint(0, 20, (16, 6))).log_variance.abs().max() < 1.5
 
 
 SIZES = {

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
+from torch.nn import functional as F
 
-from seqvae.gaussian import LOG_VARIANCE_BOUND, DiagonalGaussian, GaussianHead
+from seqvae.gaussian import LOG_VARIANCE_BOUND, VARIANCE_FLOOR, BatchNormalizedMean, DiagonalGaussian, GaussianHead
 
 
 @pytest.fixture
@@ -65,3 +66,70 @@ def test_the_head_stays_in_float32_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         posterior = GaussianHead(4, 2)(torch.randn(3, 4, dtype=torch.bfloat16))
     assert posterior.mean.dtype == posterior.log_variance.dtype == torch.float32
+
+
+@pytest.mark.parametrize("gamma", [0.3, 0.7, 1.5])
+@pytest.mark.parametrize("rows", [2, 3, 64])
+def test_normalised_means_keep_the_batchs_mean_kl_above_a_bound(gamma: float, rows: int) -> None:
+    torch.manual_seed(0)
+    head, features = GaussianHead(5, 4, gamma).double(), 1e-3 * torch.randn(rows, 5).double()
+    assert isinstance(head.normalize, BatchNormalizedMean)
+    torch.nn.init.normal_(head.normalize.shift)
+    variance = head.mean(features).var(0, correction=0)
+    held = gamma**2 * variance / (variance + VARIANCE_FLOOR)
+    # Zhu et al. (2020), eq. 6: E[mean^2] = gamma^2 + shift^2, and what the variance costs is never negative
+    posterior = head(features)
+    cost_of_variance = 0.5 * (posterior.log_variance.exp() - 1 - posterior.log_variance)
+    exact = 0.5 * (held + head.normalize.shift.square()).sum() + cost_of_variance.sum(1).mean()
+    kl = posterior.kl_to_standard_normal().sum(1).mean()
+    torch.testing.assert_close(kl, exact, rtol=1e-12, atol=0.0)
+    assert kl > 0.5 * held.sum()
+    assert GaussianHead(5, 4)(features.float()).kl_to_standard_normal().mean() < kl  # it would be anything otherwise
+
+
+def test_the_bound_is_reached_by_a_posterior_that_has_only_normalised_means() -> None:
+    head = GaussianHead(5, 4, 0.6)
+    for parameter in (head.log_variance.weight, head.log_variance.bias):
+        torch.nn.init.zeros_(parameter)
+    posterior = head(10 * torch.randn(256, 5))
+    assert posterior.kl_to_standard_normal().sum(1).mean().item() == pytest.approx(4 * 0.6**2 / 2, rel=1e-4)
+
+
+def test_normalised_means_and_their_gradients_are_those_of_torchs_batch_norm() -> None:
+    torch.manual_seed(0)
+    ours, x, y = BatchNormalizedMean(3, 0.6).double(), torch.randn(7, 3).double(), torch.randn(7, 3).double()
+    mean, variance = torch.zeros(3).double(), torch.ones(3).double()
+    for training in (True, True, False):
+        ours.train(training)
+        theirs = x.clone().requires_grad_()
+        mine = x.clone().requires_grad_()
+        scale = torch.full((3,), 0.6).double()
+        expected = F.batch_norm(theirs, mean, variance, scale, ours.shift, training)
+        torch.testing.assert_close(ours(mine), expected)
+        (ours(mine) * y).sum().backward()
+        (expected * y).sum().backward()
+        torch.testing.assert_close(mine.grad, theirs.grad)
+        # torch follows the unbiased variance, we that which normalises
+        mean, variance = ours.running_mean.clone(), ours.running_variance.clone()
+
+
+def test_a_single_row_is_normalised_by_what_the_batches_had() -> None:
+    normalize = BatchNormalizedMean(2, 0.6)
+    center, spread = torch.tensor([3.0, -2.0]), torch.tensor([2.0, 0.5])
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        normalize(center + spread * torch.randn(512, 2, generator=generator))
+    before = normalize.running_mean.clone()
+    row = center + spread
+    torch.testing.assert_close(normalize(row.unsqueeze(0))[0], torch.full((2,), 0.6), atol=0.03, rtol=0.0)
+    assert torch.equal(normalize.running_mean, before)
+    alone = normalize.eval()(row.unsqueeze(0))
+    torch.testing.assert_close(normalize(torch.stack([row, 5 * row]))[:1], alone)  # beside whatever it is seen
+    assert torch.equal(normalize.running_mean, before)
+
+
+def test_a_batch_that_is_not_finite_leaves_nothing_in_the_statistics() -> None:
+    normalize = BatchNormalizedMean(2, 0.6)
+    assert not normalize(torch.tensor([[1.0, torch.nan], [3.0, 1.0]])).isfinite().all()
+    torch.testing.assert_close(normalize.running_mean, torch.tensor([0.2, 0.0]))
+    assert normalize.running_variance.isfinite().all()

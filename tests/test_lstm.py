@@ -2,14 +2,18 @@
 
 import itertools
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from seqvae.models import lstm
 from seqvae.models.decoding import Greedy, Temperature
-from seqvae.models.lstm import LSTMDecoder, LSTMEncoder
+from seqvae.models.layers import LockedDropout, dropout_of
+from seqvae.models.lstm import LSTMDecoder
+from seqvae.models.lstm_encoder import LSTMEncoder
 
 TINY: dict[str, Any] = {"latent_dim": 3, "embedding_dim": 4, "encoder_hidden_dim": 5, "hidden_dim": 6}
 
@@ -17,6 +21,7 @@ TINY: dict[str, Any] = {"latent_dim": 3, "embedding_dim": 4, "encoder_hidden_dim
 def tiny(**options: Any) -> tuple[LSTMEncoder, LSTMDecoder]:
     torch.manual_seed(0)
     encoder, decoder = lstm(**{"vocab_size": 4, "max_length": 3, **TINY, **options})
+    assert isinstance(encoder, LSTMEncoder)
     return encoder.eval(), decoder.eval()
 
 
@@ -25,7 +30,7 @@ def padded(rows: list[list[int]]) -> Tensor:
     return torch.tensor([row + [-1] * (width - len(row)) for row in rows])
 
 
-@pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"tie_embeddings": True}])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"tie_embeddings": True}, {"z_to_output": True}])
 def test_likelihood_sums_to_one_over_every_sequence_of_the_length(options: dict[str, Any]) -> None:
     _, decoder = tiny(**options)
     x = torch.tensor(list(itertools.product(range(4), repeat=3)))
@@ -116,6 +121,78 @@ def test_word_dropout_hides_whole_inputs_and_only_in_training() -> None:
     torch.testing.assert_close(decoder.eval().logits(x, z), reference)
 
 
+def test_a_denoising_encoder_sees_hidden_tokens_in_training_alone_and_knows_how_long_the_row_is() -> None:
+    for pooling in ("final", "max"):
+        encoder, decoder = tiny(encoder_word_dropout=0.999, pooling=pooling)
+        x, z = padded([[1, 2, 3], [2]]), torch.randn(2, 3)
+        reference, likelihood = encoder(x).mean, decoder.log_prob(x, z)
+        assert not torch.allclose(encoder.train()(x).mean, reference)
+        torch.nn.init.zeros_(encoder.embedding.weight)
+        torch.testing.assert_close(encoder(x).mean, encoder.eval()(x).mean)  # what is hidden is the zero vector
+        torch.testing.assert_close(decoder.train().log_prob(x, z), likelihood)  # and still scored
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_z_reaches_the_softmax_without_the_lstm(tied: bool) -> None:
+    _, decoder = tiny(z_to_output=True, tie_embeddings=tied)
+    x, z, other = torch.randint(0, 4, (2, 3)), torch.randn(2, 3), torch.randn(2, 3)
+    for weight in (decoder.initial_state.weight, decoder.lstm.weight_ih_l0):
+        assert isinstance(weight, Tensor)
+        torch.nn.init.zeros_(weight)
+    assert decoder.from_z is not None
+    moved = decoder.logits(x, other) - decoder.logits(x, z)
+    expected = (other - z) @ (decoder.output.weight @ decoder.from_z.weight).T
+    torch.testing.assert_close(moved, expected.unsqueeze(1).expand_as(moved))
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_locked_dropout_drops_the_same_features_at_every_time_of_a_sequence(locked: bool) -> None:
+    torch.manual_seed(0)
+    x, dropout = torch.randn(500, 5, 8), dropout_of(0.25, locked)
+    dropped = dropout(x)
+    kept = dropped != 0
+    assert bool((kept == kept[:, :1]).all()) == locked
+    assert not bool((kept == kept[:1]).all())  # every sequence has features of its own
+    torch.testing.assert_close(dropped[kept], x[kept] / 0.75)
+    assert kept.double().mean().item() == pytest.approx(0.75, abs=0.02)
+    assert torch.equal(dropout.eval()(x), x)
+
+
+def test_locked_dropout_stands_on_embeddings_and_outputs() -> None:
+    encoder, decoder = tiny(dropout=0.5, locked_dropout=True)
+    assert isinstance(encoder.dropout, LockedDropout)
+    assert isinstance(decoder.dropout, LockedDropout)
+    x, z = torch.ones(1, 3, dtype=torch.int64), torch.zeros(1, 3)
+    seen: list[Tensor] = []
+    decoder.dropout.register_forward_hook(lambda module, inputs, output: seen.append(output != 0))
+    decoder.train().logits(x, z)
+    assert [mask.shape[-1] for mask in seen] == [4, 6]
+    assert all(torch.equal(mask[:, 1:], mask[:, 1:2].expand_as(mask[:, 1:])) for mask in seen)
+
+
+def test_weight_drop_is_an_lstm_with_those_weights_left_out_and_only_in_training() -> None:
+    _, decoder = tiny(weight_drop=0.5, num_layers=2)
+    x, z = torch.randint(0, 4, (2, 3)), torch.randn(2, 3)
+    before = {name: value.clone() for name, value in decoder.state_dict().items()}
+    assert before.keys() == tiny(num_layers=2)[1].state_dict().keys()
+    reference = decoder.logits(x, z)
+    with mock.patch.object(
+        F, "dropout", lambda weight, rate, *_: weight * (weight > 0) / (1 - rate) if rate else weight
+    ):
+        dropped = decoder.train().logits(x, z)
+    dropped.sum().backward()
+    for name, value in decoder.state_dict().items():
+        assert torch.equal(value, before[name])
+    torch.testing.assert_close(decoder.eval().logits(x, z), reference)
+    for layer in (0, 1):
+        weight = decoder.lstm.get_parameter(f"weight_hh_l{layer}")
+        assert weight.grad is not None
+        assert torch.equal(weight.grad != 0, weight > 0)
+        with torch.no_grad():
+            weight.mul_(2 * (weight > 0))
+    torch.testing.assert_close(decoder.logits(x, z), dropped)
+
+
 def test_predict_is_the_most_likely_token_given_the_true_past() -> None:
     _, decoder = tiny(end_id=1, max_length=5)
     x = padded([[2, 3, 1], [0, 1]])
@@ -125,7 +202,7 @@ def test_predict_is_the_most_likely_token_given_the_true_past() -> None:
 
 
 def test_gradients_reach_every_parameter() -> None:
-    encoder, decoder = tiny(num_layers=2, encoder_layers=2)
+    encoder, decoder = tiny(num_layers=2, encoder_layers=2, z_to_output=True, weight_drop=0.5)
     x = torch.randint(0, 4, (8, 3))
     decoder.log_prob(x, encoder(x).rsample()[0]).sum().backward()
     for name, parameter in [*encoder.named_parameters(), *decoder.named_parameters()]:
@@ -182,7 +259,12 @@ def test_a_low_temperature_is_greedy_and_seeds_repeat() -> None:
         ({"latent_dim": "abc"}, "latent_dim must be a positive int, got 'abc'"),
         ({"hidden_dim": 0}, "hidden_dim must be a positive int, got 0"),
         ({"num_layers": True}, "num_layers must be a positive int, got True"),
+        ({"posterior_gamma": 0}, "posterior_gamma must be a positive number or null, got 0"),
         ({"word_dropout": 1.0}, r"word_dropout must be a rate in \[0, 1\), got 1.0"),
+        ({"encoder_word_dropout": -0.1}, r"encoder_word_dropout must be a rate in \[0, 1\), got -0.1"),
+        ({"weight_drop": 1}, r"weight_drop must be a rate in \[0, 1\), got 1"),
+        ({"locked_dropout": 1}, "locked_dropout must be true or false, got 1"),
+        ({"z_to_output": "no"}, "z_to_output must be true or false, got 'no'"),
         ({"pooling": "mean"}, "pooling must be one of final, max, got 'mean'"),
         ({"bidirectional": "yes"}, "bidirectional must be true or false, got 'yes'"),
     ],
@@ -200,6 +282,7 @@ def test_a_temperature_that_is_none_is_refused(temperature: float) -> None:
 
 def test_every_layer_starts_with_memories_of_all_lengths() -> None:
     encoder, decoder = lstm(vocab_size=5, max_length=32, hidden_dim=64, encoder_hidden_dim=64, num_layers=2)
+    assert isinstance(encoder, LSTMEncoder)
     for network in (encoder.lstm, decoder.lstm):
         biases = {name: bias for name, bias in network.named_parameters() if name.startswith("bias_ih")}
         assert len(biases) == 2  # two directions; two layers
@@ -214,7 +297,7 @@ def test_every_layer_starts_with_memories_of_all_lengths() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cpu_and_gpu_agree() -> None:
-    encoder, decoder = tiny(num_layers=2, end_id=1, unk_id=0)
+    encoder, decoder = tiny(num_layers=2, end_id=1, unk_id=0, z_to_output=True)
     x, z = padded([[2, 3, 1], [3, 1]]), torch.randn(2, 3)
     here = encoder(x).mean, decoder.log_prob(x, z), decoder.sample(z)
     there = encoder.cuda()(x.cuda()).mean, decoder.cuda().log_prob(x.cuda(), z.cuda()), decoder.sample(z.cuda())

@@ -25,6 +25,14 @@ Capture = pytest.CaptureFixture[str]
 
 TINY = ["data.batch_size=8", "data.limit=28", "trainer.log_every=2", "trainer.save_every=1", "trainer.valid_every=3"]
 DROPOUT = ("model.dropout=0.1", "model.word_dropout=0.2")
+CURES = (
+    *DROPOUT,
+    "model.posterior_gamma=0.6",
+    "model.encoder_word_dropout=0.2",
+    "model.locked_dropout=true",
+    "model.weight_drop=0.2",
+    "model.z_to_output=true",
+)
 NEVER_BETTER = ("optimizer.lr=1e-30", "trainer.patience=2")  # the third validation ends it
 
 
@@ -42,8 +50,8 @@ ROWS = [
     Row("melody", 0, 1, (*DROPOUT, "trainer.ema=0.9")),
     Row("melody", 2, 2, (*DROPOUT, "objective.beta.share=1.0", "trainer.ema=0.9")),
     Row("melody", 0, 1, (*NEVER_BETTER, *DROPOUT, "trainer.accumulate=3")),
-    Row("text", 2, 1, (*DROPOUT, "trainer.accumulate=2", "objective.beta.share=1.0", "trainer.ema=0.9")),
-    Row("text", 0, 2, (*DROPOUT, *NEVER_BETTER, "trainer.ema=0.9")),
+    Row("text", 2, 1, (*CURES, "trainer.accumulate=2", "objective.beta.share=1.0", "trainer.ema=0.9")),
+    Row("text", 0, 2, (*CURES, *NEVER_BETTER, "trainer.ema=0.9")),
     Row("fashion", 2, 1, ("trainer.ema=0.9", *NEVER_BETTER)),
     Row("fashion", 0, 2, ("trainer.accumulate=3", "objective.beta.share=1.0")),
 ]

@@ -329,7 +329,7 @@ def test_a_sentence_or_a_file_of_them_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a, b.txt"  # sentencepiece itself would take it for two files
     path.write_bytes("\ufeffone\r\n\r\ntwo \u2028 three\n".encode())
     assert tokenizer.read("one, two") == ["one, two"]
-    assert tokenizer.read(f"@{path}") == ["one", "two \u2028 three"]
+    assert tokenizer.read(f"@{path}") == ["one", "", "two \u2028 three"]
     tokenizer.write("one", tmp_path / "item.txt")
     assert tokenizer.read(f"@{tmp_path / 'item.txt'}") == ["one"]
     assert tokenizer.preview(["one", "two"]).text == "one\ntwo"

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from benchmarks.speed import forward_multiply_adds
 from benchmarks.text_speed import EMBEDDING, HIDDEN, LATENT, VOCAB, Plain, batches, model
-from seqvae.models.lstm import LSTMDecoder, LSTMEncoder
+from seqvae.models.lstm import LSTMDecoder
+from seqvae.models.lstm_encoder import LSTMEncoder
 
 
 @torch.no_grad()

@@ -155,7 +155,7 @@ def test_patience_ends_a_run_that_gets_no_better(
 def poison(monkeypatch: pytest.MonkeyPatch, value: float, where: str, *steps: int) -> None:
     """Make the loss, or the gradient alone, what it must not be in these steps."""
     forward = TrainingStep.forward
-    calls = 0
+    calls = -1  # of which the first is the rehearsal, before any step
 
     def poisoned(self: TrainingStep, *arguments: Any) -> Loss:
         nonlocal calls
@@ -260,7 +260,10 @@ def test_a_run_begins_with_another_ones_weights(
         (["model.num_layers=2"], r"does not fit: decoder.initial_state.bias is \[16\] there and \[32\] here"),
         (["init_parts=[decoder,codec]"], r"init_parts must be of encoder, decoder, prior, got 'codec'"),
         (["init_parts=encoder"], r"init_parts must be a list such as \[encoder,decoder\], got 'encoder'"),
-        (["init_from=/nowhere"], r"/nowhere: no such file or directory"),
+        (
+            ["init_from=/nowhere"],
+            r"init_from=/nowhere has no weights to begin with \(checkpoint /nowhere: no such file or directory\)",
+        ),
     ],
 )
 def test_a_beginning_that_does_not_fit_is_refused(

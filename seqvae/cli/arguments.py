@@ -78,6 +78,21 @@ def open_checkpoint(options: argparse.Namespace) -> Trained:
     return load(options.checkpoint, options.device)
 
 
+def open_latent(options: argparse.Namespace) -> Trained:
+    """Return the verified model of CKPT for a command that works on latents.
+
+    Raises:
+        ValueError: for a language model, which has none.
+    """
+    trained = open_checkpoint(options)
+    if trained.vae.latent_dim == 0:
+        raise ValueError(
+            f"{options.checkpoint} is a language model, without a latent to {options.command} with; "
+            "sample and evaluate take it"
+        )
+    return trained
+
+
 def data_root(options: argparse.Namespace, trained: Trained) -> Path:
     """Return where the dataset is: --data, or where it was in training."""
     root = options.data or Path(trained.config["data"]["root"])

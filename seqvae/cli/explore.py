@@ -16,11 +16,11 @@ from seqvae.cli.arguments import (
     add_decoding,
     add_inputs,
     add_output,
-    open_checkpoint,
+    open_latent,
     seed,
     strategy,
 )
-from seqvae.cli.inputs import Input, expand, read_items, read_one, read_set, spread, window_names
+from seqvae.cli.inputs import Input, expand_all, read_items, read_one, read_set, spread, window_names
 from seqvae.cli.writing import write_items, write_whole
 
 if TYPE_CHECKING:
@@ -94,13 +94,13 @@ def _attribute(options: argparse.Namespace) -> None:
     from seqvae.harness.scores import weights_digest
     from seqvae.harness.vectors import load_vector, pack_vector
 
-    trained = open_checkpoint(options)
+    trained = open_latent(options)
     weights = weights_digest(trained.path)
     others = [load_vector(path, weights, trained.vae.latent_dim) for path in options.orthogonal_to]
     facts: dict[str, object] = {"orthogonal_to": [path.name for path in options.orthogonal_to]}
     sets, used = [], []
     for name, sources in (("with", options.having), ("without", options.lacking)):
-        named = [one for source in sources for one in expand(options, trained, source)]
+        named = expand_all(options, trained, sources)
         read = read_set(spread(named, options.limit), name)
         windows = [window for _, part in read for window in part]
         used.append(f"{name}: {len(read):,} of {len(named):,} items used, {len(windows):,} windows")
@@ -120,7 +120,7 @@ def _edit(options: argparse.Namespace) -> None:
 
     if not all(math.isfinite(strength) for strength in options.strength):
         raise ValueError(f"strength must be finite, got {' '.join(map(str, options.strength))}")
-    trained = open_checkpoint(options)
+    trained = open_latent(options)
     vector = load_vector(options.attribute, weights_digest(trained.path), trained.vae.latent_dim)
     originals = read_items(options, trained, options.inputs)
     seed(options)
@@ -132,7 +132,7 @@ def _edit(options: argparse.Namespace) -> None:
 def _similar(options: argparse.Namespace) -> None:
     from seqvae import latent
 
-    trained = open_checkpoint(options)
+    trained = open_latent(options)
     original = read_one(options, trained, options.input)
     seed(options)
     items = latent.similar(
@@ -144,8 +144,8 @@ def _similar(options: argparse.Namespace) -> None:
 def _neighbors(options: argparse.Namespace) -> None:
     from seqvae import latent
 
-    trained = open_checkpoint(options)
-    queries = [one for source in options.inputs for one in expand(options, trained, source)]
+    trained = open_latent(options)
+    queries = expand_all(options, trained, options.inputs)
     names, z = _encoded(trained, queries, "INPUT")
     corpus = _corpus(options, trained)
     found = latent.nearest(z, corpus.latents, options.k, options.metric)
@@ -170,7 +170,7 @@ def _corpus(options: argparse.Namespace, trained: Trained) -> _Corpus:
         return _saved(Path(sources[0]), trained.vae.latent_dim)
     if len(sources) == 1 and (Path(sources[0]) / MANIFEST).is_file():
         options.data, sources = Path(sources[0]), ["train:all"]
-    named = [one for source in sources for one in expand(options, trained, source)]
+    named = expand_all(options, trained, sources)
     return _Corpus(*_encoded(trained, named, "corpus"))
 
 

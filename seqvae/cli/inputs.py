@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NAMED = 10  # items that were left out, in the line that says so
+
 OF_A_SPLIT = re.compile(r"(train|valid|test):(?:(\d+)|(all)|label=(.+))")
 
 
@@ -33,6 +35,7 @@ class Input:
     item: Callable[[], Any]
     windows: Callable[[], list[Tensor]]
     origin: str = ""  # of a window of a dataset: where it came from
+    one_of_many: bool = False  # of a file, a folder or a split, which can do without one
 
 
 def expand(options: argparse.Namespace, trained: Trained, source: str) -> list[Input]:
@@ -47,22 +50,32 @@ def expand(options: argparse.Namespace, trained: Trained, source: str) -> list[I
         return _of_a_split(options, trained, source, match)
     if codec.suffix is None:
         lines = codec.read(source)
-        names = [source] if len(lines) == 1 else [f"{source}:{number}" for number in range(1, len(lines) + 1)]
+        if len(lines) == 1:
+            return [Input(source, partial(_same, lines[0]), partial(codec.windows, lines[0]))]
         return [
-            Input(name, partial(_same, line), partial(codec.windows, line))
-            for name, line in zip(names, lines, strict=True)
+            Input(f"{source}:{number}", partial(_same, line), partial(codec.windows, line), one_of_many=True)
+            for number, line in enumerate(lines, 1)
+            if line
         ]
-    paths = [source]
-    if Path(source).is_dir():
+    paths, is_folder = [source], Path(source).is_dir()
+    if is_folder:
         from seqvae.data.preparation import find_files
 
         paths = [str(path) for path in find_files(Path(source), codec.endings or None)]
-    return [Input(path, partial(_read, codec, path), partial(_windows, codec, path)) for path in paths]
+    return [
+        Input(path, partial(_read, codec, path), partial(_windows, codec, path), one_of_many=is_folder)
+        for path in paths
+    ]
+
+
+def expand_all(options: argparse.Namespace, trained: Trained, sources: Sequence[str]) -> list[Input]:
+    """Return what every INPUT names, in order."""
+    return [named for source in sources for named in expand(options, trained, source)]
 
 
 def read_items(options: argparse.Namespace, trained: Trained, sources: Sequence[str]) -> list[Any]:
-    """Return the items of every INPUT in order."""
-    return [named.item() for source in sources for named in expand(options, trained, source)]
+    """Return the items of every INPUT in order, those left out that `read_set` leaves out."""
+    return [one.item() for one, _ in read_set(expand_all(options, trained, sources), "INPUT")]
 
 
 def read_one(options: argparse.Namespace, trained: Trained, source: str) -> Any:
@@ -74,22 +87,28 @@ def read_one(options: argparse.Namespace, trained: Trained, source: str) -> Any:
 
 
 def read_set(named: Sequence[Input], what: str) -> list[tuple[Input, list[Tensor]]]:
-    """Return each item with its windows; those that cannot be encoded are left out with one warning.
+    """Return each item with its windows. One of many that cannot be encoded is left out; one warning names them.
 
     Raises:
-        ValueError: when none is left, with the first reason.
+        ValueError: for an item that was named by itself, or when none is left, with the first reason.
     """
     kept: list[tuple[Input, list[Tensor]]] = []
+    left_out: list[str] = []
     reasons: list[str] = []
     for one in named:
         try:
             kept.append((one, one.windows()))
         except ValueError as error:
+            if not one.one_of_many:
+                raise
+            left_out.append(one.name)
             reasons.append(str(error))
     if not kept:
         raise ValueError(reasons[0])
-    if reasons:
-        log.warning("%s: %d of %d items cannot be encoded (the first: %s)", what, len(reasons), len(named), reasons[0])
+    if left_out:
+        names = ", ".join(left_out[:NAMED]) + ", ..." * (len(left_out) > NAMED)
+        told = "%s: %d of %d items cannot be encoded and are left out: %s (the first: %s)"
+        log.warning(told, what, len(left_out), len(named), names, reasons[0])
     return kept
 
 

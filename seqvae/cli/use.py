@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +18,16 @@ from seqvae.cli.arguments import (
     add_output,
     data_root,
     open_checkpoint,
+    open_latent,
     seed,
     strategy,
 )
-from seqvae.cli.inputs import expand, read_items, read_one, window_names
-from seqvae.cli.writing import write_items, write_whole
+from seqvae.cli.inputs import expand_all, read_one, read_set, window_names
+from seqvae.cli.writing import write_items, write_lines, write_whole
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from seqvae.harness.config import Trained
     from seqvae.latent import Sieve
 
@@ -42,6 +46,11 @@ def add(commands: Commands) -> None:
 
     reconstruct = add_command(commands, "reconstruct", "items encoded and decoded again", _reconstruct)
     add_inputs(reconstruct)
+    reconstruct.add_argument(
+        "--scores",
+        action="store_true",
+        help="of text: a table with tabs, a line a sentence, of how well it came back, the sentence and what came",
+    )
     add_decoding(reconstruct, "the most likely item")
     add_output(reconstruct)
 
@@ -93,11 +102,36 @@ def _sieve(options: argparse.Namespace, trained: Trained) -> Sieve:
 def _reconstruct(options: argparse.Namespace) -> None:
     from seqvae import latent
 
-    trained = open_checkpoint(options)
-    originals = read_items(options, trained, options.inputs)
+    trained = open_latent(options)
+    if options.scores and trained.codec.suffix is not None:
+        raise ValueError("--scores is a table of sentences; items that are files are written beside their originals")
+    read = read_set(expand_all(options, trained, options.inputs), "INPUT")
+    originals = [one.item() for one, _ in read]
     seed(options)
+    if options.scores:
+        names = [one.name for one, _ in read]
+        write_lines(_scored(trained, names, originals, [window for _, (window,) in read], options), options.output)
+        return
     items = latent.reconstruct(trained.vae, trained.codec, originals, strategy(options))
     write_items(trained, options, "reconstruction", items, len(items), originals)
+
+
+def _scored(
+    trained: Trained, names: list[str], originals: list[str], windows: list[Tensor], options: argparse.Namespace
+) -> Iterator[str]:
+    """Return a table of reconstructions: a line that names the columns, then one a sentence."""
+    from seqvae import latent
+
+    vae, codec = trained.vae, trained.codec
+    z = latent.encode(vae, codec, windows)
+    decoded = latent.decode(vae, z, strategy(options))
+    scores = [codec.evaluation_score([true], [found]) for true, found in zip(windows, decoded, strict=True)]
+    nats = latent.log_likelihood(vae, codec, windows, z).tolist()
+    yield "\t".join(["input", *scores[0], "log_likelihood", "sentence", "reconstruction"])
+    for name, score, log_likelihood, original, window in zip(names, scores, nats, originals, decoded, strict=True):
+        numbers = [f"{value:.4g}" for value in (*score.values(), log_likelihood)]
+        texts = [" ".join(text.split()) for text in (name, original, codec.join([window]))]  # no tabs of their own
+        yield "\t".join([texts[0], *numbers, *texts[1:]])
 
 
 def _interpolate(options: argparse.Namespace) -> None:
@@ -109,7 +143,7 @@ def _interpolate(options: argparse.Namespace) -> None:
     if len(options.inputs) != corners:
         raise ValueError(f"{corners} INPUTs are wanted ({wanted}), got {len(options.inputs)}")
     rows, columns = (1, 1) if options.grid is None else _size(options.grid)
-    trained = open_checkpoint(options)
+    trained = open_latent(options)
     ends = [read_one(options, trained, source) for source in options.inputs]
     seed(options)
     draw = strategy(options)
@@ -136,9 +170,8 @@ def _encode(options: argparse.Namespace) -> None:
 
     from seqvae import latent
 
-    trained = open_checkpoint(options)
-    named = [one for source in options.inputs for one in expand(options, trained, source)]
-    read = [(one.name, one.windows()) for one in named]
+    trained = open_latent(options)
+    read = [(one.name, windows) for one, windows in read_set(expand_all(options, trained, options.inputs), "INPUT")]
     z = latent.encode(trained.vae, trained.codec, [window for _, windows in read for window in windows])
     output, buffer = Path(options.output), io.BytesIO()
     np.save(buffer, z.cpu().numpy())

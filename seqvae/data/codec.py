@@ -80,6 +80,10 @@ class Codec(ABC, Generic[Item]):
     def score(self, truth: Sequence[Tensor], predicted: Sequence[Tensor]) -> dict[str, float]:
         """Return how well `predicted` matches `truth`, window by window, by the name of the metric (1 is perfect)."""
 
+    def evaluation_score(self, truth: Sequence[Tensor], predicted: Sequence[Tensor]) -> dict[str, float]:
+        """Return `score` and what else an evaluation may take its time for; by default nothing."""
+        return self.score(truth, predicted)
+
     @abstractmethod
     def read(self, source: str) -> list[Item]:
         """Return the items that a command's INPUT names. Raises ValueError with the input and the reason."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from seqvae.data.codec import CODEC_FILE, Codec, Preview, strip
+from seqvae.data.ngrams import bleu
 from seqvae.data.preparation import (
     Outcome,
     Record,
@@ -184,8 +185,14 @@ class SentencePieceTokenizer(Codec[str]):
             total += len(true)
         return {"accuracy": right / max(total, 1), "exact_match": exact / max(len(truth), 1)}
 
+    def evaluation_score(self, truth: Sequence[Tensor], predicted: Sequence[Tensor]) -> dict[str, float]:
+        """Return `score` and, where sacrebleu is installed, `bleu` from 0 to 100 on the sentences as a whole."""
+        sentences, references = ([self.join([window]) for window in windows] for windows in (predicted, truth))
+        found = bleu(sentences, references, tokenized=self.model_type == "word")
+        return {**self.score(truth, predicted), **({} if found is None else {"bleu": found})}
+
     def read(self, source: str) -> list[str]:
-        """Return the sentence itself, or the lines of FILE for "@FILE" (empty ones left out)."""
+        """Return the sentence itself, or the lines of FILE for "@FILE": empty ones too, so that places tell lines."""
         if not source.startswith("@"):
             return [source]
         path = Path(source[1:])
@@ -194,8 +201,8 @@ class SentencePieceTokenizer(Codec[str]):
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise ValueError(f"{path} cannot be read: {reason}") from None
-        sentences = [line.strip() for line in text.split("\n") if line.strip()]
-        if not sentences:
+        sentences = [line.strip() for line in text.rstrip().split("\n")]
+        if not any(sentences):
             raise ValueError(f"{path} holds no sentences")
         return sentences
 

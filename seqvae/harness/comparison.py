@@ -11,6 +11,7 @@ from seqvae.harness.scores import (
     PAIRED,
     Difference,
     Scores,
+    Subset,
     other_examples,
     paired_differences,
     run_dir_of,
@@ -85,14 +86,14 @@ class Comparison(NamedTuple):
         }
 
 
-def compare(names: Sequence[str], split: str = "test") -> Comparison:
-    """Return how the runs (or checkpoints) differ, from their own files alone.
+def compare(names: Sequence[str], split: str = "test", subset: Subset | None = None) -> Comparison:
+    """Return how the runs (or checkpoints) differ, from their own files alone; scores are those of a split or subset.
 
     Raises:
         CheckpointError: for a run without a sound checkpoint.
         ValueError: for a configuration that cannot be read.
     """
-    runs = [_read(name, split) for name in names]
+    runs = [_read(name, split, subset) for name in names]
     keys = dict.fromkeys(key for run in runs for key in run.config)
     differing = [
         key for key in keys if key not in UNTOLD and any(run.config.get(key) != runs[0].config.get(key) for run in runs)
@@ -101,7 +102,7 @@ def compare(names: Sequence[str], split: str = "test") -> Comparison:
     unpaired: dict[str, str] = {}
     first = runs[0]
     for run in runs[1:]:
-        reason = _why_not(first, run, split)
+        reason = _why_not(first, run, split, subset)
         if reason is not None:
             unpaired[run.name] = reason
             continue
@@ -111,16 +112,18 @@ def compare(names: Sequence[str], split: str = "test") -> Comparison:
     return Comparison(split, runs, differing, paired, unpaired)
 
 
-def _why_not(first: Run, run: Run, split: str) -> str | None:
+def _why_not(first: Run, run: Run, split: str, subset: Subset | None) -> str | None:
+    which, more = ("its", "") if subset is None else (f"{subset} of its", f" {subset.options}")
     for one in (first, run):
         if one.scores is None:
-            return f"{one.name} has no scores of its {split} split; run: seqvae evaluate {one.name} --split {split}"
+            command = f"seqvae evaluate {one.name} --split {split}{more}"
+            return f"{one.name} has no scores of {which} {split} split; run: {command}"
     assert first.scores is not None
     assert run.scores is not None
     return other_examples(first.scores, run.scores)
 
 
-def _read(name: str, split: str) -> Run:
+def _read(name: str, split: str, subset: Subset | None) -> Run:
     path = checkpoint.resolve(name)
     facts = checkpoint.read_config(path)
     run_dir = run_dir_of(path)
@@ -133,16 +136,16 @@ def _read(name: str, split: str) -> Run:
     else:
         config = {key: facts[key] for key in ("experiment", "model", "prior", "objective", "data")}
     metrics = dict(facts["metrics"])
-    scores = _scores(path, split)
+    scores = _scores(path, split, subset)
     if scores is not None:
         columns = {name: getattr(scores, name) for name in PAIRED}
         metrics |= {f"{split}/{name}": float(column.mean()) for name, column in columns.items() if column is not None}
     return Run(name.rstrip("/"), str(path), facts["step"], flat(config), metrics, scores)
 
 
-def _scores(path: Path, split: str) -> Scores | None:
+def _scores(path: Path, split: str, subset: Subset | None) -> Scores | None:
     """Return the checkpoint's scores; None where there are none, or they are of weights that no longer stand there."""
-    place = scores_path(path, split)
+    place = scores_path(path, split, subset)
     if place is None or not place.is_file():
         return None
     scores = Scores.load(place)

@@ -89,16 +89,16 @@ class Engine:
         """Try one forward and backward pass of a copy of the module, and leave no trace.
 
         Raises:
-            ValueError: where this machine cannot train this module in the chosen precision.
+            ValueError: for parts that do not go together, or a module that this machine cannot train in this precision.
         """
-        if self.precision == "32-true":
-            return
         devices = [self.device] if self.device.type == "cuda" else []
         precision = self.fabric.strategy.precision
         try:
             with torch.random.fork_rng(devices), precision.forward_context():
                 precision.convert_module(deepcopy(module)).to(self.device)(x.to(self.device), 0.0).loss.backward()
         except (RuntimeError, TypeError, NotImplementedError) as error:
+            if self.precision == "32-true":
+                raise
             raise ValueError(
                 f"trainer.precision={self.precision} does not work for this model on this machine "
                 f"({self.device.type}: {str(error).splitlines()[0]}); use trainer.precision=32-true"
@@ -164,6 +164,12 @@ class Engine:
     def broadcast(self, value: T) -> T:
         """Return what the main process has."""
         return self.fabric.broadcast(value)
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give every process the main one's buffers: statistics that each has taken of its own batches."""
+        if self.world_size > 1:
+            for buffer in module.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def barrier(self) -> None:
         self.fabric.barrier()

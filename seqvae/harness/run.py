@@ -2,13 +2,14 @@
 
 import logging
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -17,7 +18,8 @@ import seqvae
 from seqvae import data
 from seqvae.data.batching import BatchOrder, loader
 from seqvae.data.dataset import read_manifest
-from seqvae.harness import checkpoint
+from seqvae.harness import checkpoint, conf_dir
+from seqvae.harness.checkpoint import CheckpointError
 from seqvae.harness.comparison import flat, newest_config
 from seqvae.harness.config import assemble, build
 from seqvae.harness.engine import Engine
@@ -53,6 +55,12 @@ ITS_OWN = ("run_dir", "resume", "init_from", "init_parts")
 """The keys that say which run it is and how it begins: they are no part of what is compared."""
 
 Changes = dict[str, tuple[Any, Any]]
+
+
+def configuration(overrides: Sequence[str]) -> DictConfig:
+    """Return the shipped configuration with a command line's overrides."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("train", list(overrides))
 
 
 def train(config: DictConfig) -> dict[str, float]:
@@ -188,7 +196,10 @@ def _warm_start(vae: VAE, name: str, parts: Any) -> None:
     for part in parts or []:
         if part not in known:
             raise ValueError(f"init_parts must be of {', '.join(known)}, got {part!r}")
-    path = checkpoint.resolve(name)
+    try:
+        path = checkpoint.resolve(name)
+    except CheckpointError as error:
+        raise ValueError(f"init_from={name} has no weights to begin with ({error})") from None
     chosen = parts or known
 
     def of_parts(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -23,7 +23,7 @@ class Scores:
     data: str  # the dataset's fingerprint
     seen: str  # the sha256 of what the model saw of every example, and of whether its nats are a density's
     weights: str  # the sha256 of the model's weights
-    importance_samples: int  # of the nll; 0 where there is none
+    importance_samples: int  # of the nll; 0 where there is none, or where it is exact
     index: NDArray[np.int64]
     elbo: NDArray[np.float64]
     log_likelihood: NDArray[np.float64]
@@ -55,10 +55,26 @@ class Scores:
         return scores
 
 
-def scores_path(path: Path, split: str) -> Path | None:
+class Subset(NamedTuple):
+    """So many windows of a split, drawn at random with a seed."""
+
+    size: int
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.size:,} windows drawn with seed {self.seed}"
+
+    @property
+    def options(self) -> str:
+        """What a person types for it."""
+        return f"--subset {self.size} --subset-seed {self.seed}"
+
+
+def scores_path(path: Path, split: str, subset: Subset | None = None) -> Path | None:
     """Return where a checkpoint's scores belong: beside the checkpoints of its run; None where it is in no run."""
     run_dir = run_dir_of(path)
-    return None if run_dir is None else run_dir / "scores" / f"{path.name}-{split}.npz"
+    which = split if subset is None else f"{split}-{subset.size}-of-seed-{subset.seed}"
+    return None if run_dir is None else run_dir / "scores" / f"{path.name}-{which}.npz"
 
 
 def keep(scores: Scores, path: Path) -> None:
@@ -86,7 +102,8 @@ class Difference(NamedTuple):
 def paired_differences(first: Scores, other: Scores) -> dict[str, Difference]:
     """Return the mean of `other` minus `first` over the same examples, with its standard error (NaN for one example).
 
-    The nll is left out where the number of importance samples differs: it falls with that number.
+    The nll is left out where two estimates differ in their number of importance samples, with which they fall; what
+    is exact needs none.
 
     Raises:
         ValueError: when they did not score the same examples; the message says what differs.
@@ -97,7 +114,8 @@ def paired_differences(first: Scores, other: Scores) -> dict[str, Difference]:
     differences = {}
     for name in PAIRED:
         a, b = getattr(first, name), getattr(other, name)
-        if a is None or b is None or (name == "nll" and first.importance_samples != other.importance_samples):
+        samples = {scores.importance_samples for scores in (first, other)} - {0}
+        if a is None or b is None or (name == "nll" and len(samples) > 1):
             continue
         delta = b - a
         error = float(delta.std(ddof=1) / math.sqrt(len(delta))) if len(delta) > 1 else math.nan

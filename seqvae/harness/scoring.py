@@ -8,12 +8,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae.data.batching import valid_loader
+from seqvae.data.batching import VALID_SEED, BatchOrder, loader
 from seqvae.data.codec import Codec, strip
-from seqvae.data.dataset import WindowDataset, read_manifest
+from seqvae.data.dataset import VALID_EPOCH, WindowDataset, read_manifest
 from seqvae.evaluation import (
     ExampleScores,
     active_units,
@@ -24,6 +26,9 @@ from seqvae.evaluation import (
 from seqvae.vae import VAE
 
 log = logging.getLogger(__name__)
+
+BATCH = 256  # windows encoded at once
+BATCH_OF_ONE_LENGTH = 64  # the samples of each fill up the decoder's rows
 
 
 class Report(NamedTuple):
@@ -50,6 +55,17 @@ def open_split(root: Path, split: str, fingerprint: str | None, limit: int | Non
     return dataset
 
 
+def random_subset(dataset: WindowDataset, size: int, seed: int) -> NDArray[np.int64]:
+    """Return the places of `size` windows of a split, ascending: always the same ones for a seed.
+
+    Raises:
+        ValueError: for a size that the split does not have.
+    """
+    if not 1 <= size <= len(dataset):
+        raise ValueError(f"subset must be between 1 and the {len(dataset):,} windows of the split, got {size}")
+    return np.sort(np.random.default_rng(seed).permutation(len(dataset))[:size])
+
+
 @torch.no_grad()
 def evaluate(
     vae: VAE,
@@ -58,30 +74,42 @@ def evaluate(
     *,
     importance_samples: int = 0,
     rows: int = 512,
+    max_tokens: int = 4096,
+    places: NDArray[np.int64] | None = None,
     seed: int = 0,
 ) -> Report:
     """Return ELBO, importance-weighted NLL, latent health and reconstruction scores of a split.
 
     All in nats an example unless the name says otherwise; `elbo` and `log_likelihood` higher, `nll` lower is better.
     A model that gives a density gets `log_density` (higher is better) and nothing by units: it has no NLL.
-    `rows` bounds how many decoded windows are in memory at once.
+    `rows` bounds how many windows are decoded at once, `max_tokens` the tokens of sequences among them. `places` are
+    the windows to evaluate, by default all of them.
 
     Raises:
-        ValueError: for a negative number of samples or no rows.
+        ValueError: for a negative number of samples, or no rows or tokens.
     """
     if importance_samples < 0:
         raise ValueError(f"importance_samples must be 0 (none) or more, got {importance_samples}")
-    if rows < 1:
-        raise ValueError(f"rows must be positive, got {rows}")
+    for name, value in (("rows", rows), ("max_tokens", max_tokens)):
+        if value < 1:
+            raise ValueError(f"{name} must be positive, got {value}")
     device = next(vae.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     started = time.monotonic()
+    budget = max_tokens if dataset.shape is None else None
+    cut = _cut(
+        dataset.lengths, np.arange(len(dataset)) if places is None else places, rows, budget, importance_samples > 0
+    )
     batches = [
-        (batch.x.to(device), batch.index)
-        for batch in valid_loader(dataset, codec, batch_size=64 if importance_samples else 256)
+        (batch.x.to(device), batch.index) for batch in loader(dataset, codec, cut, seed=VALID_SEED, epoch=VALID_EPOCH)
     ]
     scores = score_examples(
-        vae, [x for x, _ in batches], importance_samples=importance_samples, generator=generator, rows=rows
+        vae,
+        [x for x, _ in batches],
+        importance_samples=importance_samples,
+        generator=generator,
+        rows=rows,
+        max_values=budget,
     )
     density = vae.decoder.is_density
     metrics = _latent_metrics(scores, importance_samples, generator, density)
@@ -91,8 +119,25 @@ def evaluate(
     else:
         metrics |= _unit_metrics(scores, codec, [dataset[index] for index in order.tolist()])
     metrics["seconds"] = time.monotonic() - started
-    reconstruction = _reconstruction(vae, codec, dataset, batches)
+    metrics["examples_per_second"] = len(order) / metrics["seconds"]
+    reconstruction = _reconstruction(vae, codec, dataset, batches, scores.posterior.mean, rows)
     return Report(metrics, reconstruction, _by_index(scores, order, density), _digest(batches, density))
+
+
+def _cut(
+    lengths: NDArray[np.int64], places: NDArray[np.int64], rows: int, max_tokens: int | None, of_one_length: bool
+) -> list[list[int]]:
+    """Return the places in batches, of one length each where every window is decoded many times: nothing is filled."""
+    lengths = lengths[places]
+    if not of_one_length:
+        batches = BatchOrder(lengths, min(rows, BATCH), max_tokens).epoch(0)
+        return [places[batch].tolist() for batch in batches]
+    cut: list[list[int]] = []
+    for length in np.unique(lengths):
+        alike = places[lengths == length].tolist()
+        most = min(rows, BATCH_OF_ONE_LENGTH, rows if max_tokens is None else max(1, max_tokens // int(length)))
+        cut += [alike[start : start + most] for start in range(0, len(alike), most)]
+    return cut
 
 
 def _by_index(scores: ExampleScores, order: Tensor, density: bool) -> dict[str, Tensor]:
@@ -116,9 +161,10 @@ def _latent_metrics(scores: ExampleScores, samples: int, generator: torch.Genera
     metrics = {"examples": float(len(scores.elbo))}
     for name in ("elbo", "log_likelihood", "kl"):
         metrics[name], metrics[f"{name}_error"] = mean_and_error(getattr(scores, name))
-    if scores.iw_bound is not None and scores.effective_samples is not None:
+    if scores.iw_bound is not None:
         name, sign = ("log_density", 1) if density else ("nll", -1)
         metrics[name], metrics[f"{name}_error"] = mean_and_error(sign * scores.iw_bound)
+    if scores.effective_samples is not None:
         metrics["importance_samples"] = float(samples)
         metrics["effective_samples_median"] = float(scores.effective_samples.median())
     host = torch.Generator().manual_seed(generator.initial_seed())
@@ -146,21 +192,26 @@ def _unit_metrics(scores: ExampleScores, codec: Codec[Any], windows: list[Tensor
 
 
 def _reconstruction(
-    vae: VAE, codec: Codec[Any], dataset: WindowDataset, batches: list[tuple[Tensor, Tensor]]
+    vae: VAE,
+    codec: Codec[Any],
+    dataset: WindowDataset,
+    batches: list[tuple[Tensor, Tensor]],
+    posterior_mean: Tensor,
+    rows: int,
 ) -> dict[str, dict[str, float]]:
-    truth: list[Tensor] = []
-    rows: dict[str, list[Tensor]] = {"given the true past": [], "free-running": []}
-    for x, index in batches:
-        mean = vae.encoder(x).mean
-        truth += [dataset[place] for place in index.tolist()]
-        rows["given the true past"] += [_window(row) for row in vae.decoder.predict(x, mean).cpu()]
-        if x.ndim == 2:
-            rows["free-running"] += [_window(row) for row in vae.decoder.sample(mean).cpu()]
+    truth = [dataset[place] for _, index in batches for place in index.tolist()]
+    parameter = next(vae.parameters())
+    mean = posterior_mean.to(parameter.dtype).to(parameter.device)
+    known = mean.split([len(x) for x, _ in batches])
+    predicted = [vae.decoder.predict(x, z).cpu() for (x, _), z in zip(batches, known, strict=True)]
+    found = {"given the true past": [_window(row) for part in predicted for row in part]}
     if dataset.shape is not None:  # pixels have no past
-        return {"reconstruction": codec.score(truth, rows["given the true past"])}
+        return {"reconstruction": codec.evaluation_score(truth, found["given the true past"])}
+    sampled = [vae.decoder.sample(z).cpu() for z in mean.split(min(rows, BATCH))]
+    found["free-running"] = [_window(row) for part in sampled for row in part]
     commonest = int(torch.cat(truth).bincount().argmax())
-    rows["always the commonest"] = [torch.full_like(window, commonest) for window in truth]
-    return {name: codec.score(truth, windows) for name, windows in rows.items()}
+    found["always the commonest"] = [torch.full_like(window, commonest) for window in truth]
+    return {name: codec.evaluation_score(truth, windows) for name, windows in found.items()}
 
 
 def _window(row: Tensor) -> Tensor:

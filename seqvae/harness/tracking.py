@@ -38,6 +38,10 @@ class Tracker:
         for name, value in metrics.items():
             self.writer.add_scalar(f"{split}/{name}", value, step)
 
+    def histogram(self, name: str, values: Tensor, step: int) -> None:
+        """Write how numbers are spread under split/name."""
+        self.writer.add_histogram(name, values, step)
+
     def config(self, settings: Mapping[str, Any], step: int) -> None:
         """Write a flat configuration as text and, in the same run, as hyperparameters beside what they led to."""
         text = "\n".join(f"    {name}: {_printable(str(value))}" for name, value in settings.items())

@@ -32,6 +32,8 @@ from seqvae.vae import VAE
 
 log = logging.getLogger(__name__)
 
+COLLAPSED_NATS = 0.1  # of mutual information: latents that say less say nothing
+
 
 class TrainingError(ValueError):
     """A training that cannot go on; the message says where it stands."""
@@ -58,6 +60,7 @@ class Progress:
     best_score: float | None = None
     validations_since_best: int = 0
     skipped: int = 0  # steps whose loss or gradient was not finite
+    collapse_told: bool = False  # once is enough
     validation_due: bool = False  # of this very step: a signal may come between the two
 
 
@@ -269,7 +272,25 @@ class Trainer:
         metrics = self.validation.run(self.tracker, step, interrupted=lambda: self._signal() != 0)
         self.progress.validation_due = not metrics
         self.bar.numbers(step, {f"valid/{name}": value for name, value in metrics.items()})
+        self._warn_of_collapse(metrics)
         return metrics
+
+    def _warn_of_collapse(self, metrics: dict[str, float]) -> None:
+        """Say, once a training, that the latents are not used at the price that their KL ends with, and what helps."""
+        progress, nats = self.progress, metrics.get("mutual_information", math.inf)
+        if progress.collapse_told or nats >= COLLAPSED_NATS:
+            return
+        if not self.objective.annealed(progress.step / progress.schedule_steps):
+            return
+        progress.collapse_told = True
+        if self.engine.is_main:
+            log.warning(
+                "step %s: the latents say %.2g nats about what they encode, and their KL has come to its last price: "
+                "the posterior has collapsed. Try objective.free_nats=0.25, objective=target_rate, "
+                "model.posterior_gamma=0.6 (lstm), or the encoder of an autoencoder (experiment=text_pretrained)",
+                f"{progress.step:,}",
+                nats,
+            )
 
     def _score(self, metrics: dict[str, float]) -> float | None:
         """Return what `best` is chosen by, higher is better; None where it is not finite or nothing was validated."""
@@ -373,7 +394,8 @@ def _moving_average(vae: VAE, decay: float | None) -> AveragedModel | None:
     """Return a copy of the VAE that follows its weights: what is then validated, shown and used."""
     if decay is None:
         return None
-    return AveragedModel(vae, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    # buffers too: running statistics of the last weights would not be those of the average
+    return AveragedModel(vae, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

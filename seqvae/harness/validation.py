@@ -1,6 +1,7 @@
 """What a training looks at on the way: the valid split's metrics, reconstructions, samples and posterior means."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from seqvae.data.batching import VALID_SEED, loader, valid_loader
 from seqvae.data.codec import Codec
 from seqvae.data.dataset import VALID_EPOCH, WindowDataset
-from seqvae.evaluation import active_units
+from seqvae.evaluation import active_units, mutual_information
 from seqvae.gaussian import DiagonalGaussian
 from seqvae.harness.engine import Engine
 from seqvae.harness.tracking import Tracker
@@ -19,7 +20,7 @@ from seqvae.vae import VAE
 
 PREVIEWS = 8  # items a preview shows
 SCORED_WINDOWS = 512  # windows whose reconstruction is scored at each validation
-PROJECTED_POINTS = 2000  # posterior means in the projector's snapshot
+LATENT_WINDOWS = 2000  # windows whose posteriors are looked at: for mutual information and the projector's snapshot
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,12 @@ class Validation:
         devices = [self.engine.device] if self.engine.device.type == "cuda" else []
         training = self.vae.training
         self.vae.eval()
+        self.engine.share_buffers(self.vae)
         with torch.random.fork_rng(devices):
             torch.manual_seed(VALID_SEED)
             metrics = self._means(interrupted)
             if metrics and self.engine.is_main:
-                metrics |= self._reconstruction_scores()
+                metrics |= self._latent_health(tracker, step) | self._reconstruction_scores()
                 if tracker is not None:
                     tracker.scalars("valid", metrics, step)
                     self._preview(tracker, step)
@@ -75,22 +77,50 @@ class Validation:
         examples = means.pop("examples")
         return {name: total / examples for name, total in means.items()}
 
-    def _reconstruction_scores(self) -> dict[str, float]:
-        chosen, x, posterior = self._encode(SCORED_WINDOWS)
-        predicted = list(self.vae.decoder.predict(x, posterior.mean).cpu())
-        truth = [self.valid[index] for index in chosen]
-        return {"active_units": float(active_units(posterior)), **self.codec.score(truth, predicted)}
+    def _latent_health(self, tracker: Tracker | None, step: int) -> dict[str, float]:
+        """Return what the latents say of windows, always the same ones; nothing where there is no latent."""
+        if self.vae.latent_dim == 0:
+            return {}
+        chosen = self._spread(LATENT_WINDOWS)
+        posterior = self._posterior(chosen)
+        kl = self.vae.prior(self.vae.encoder).kl(posterior)
+        if tracker is not None and kl is not None:
+            tracker.histogram("valid/kl_per_dimension", kl.mean(0).cpu(), step)
+        on_cpu = DiagonalGaussian(posterior.mean.cpu(), posterior.log_variance.cpu())
+        return {
+            "active_units": float(active_units(on_cpu)),
+            "mutual_information": mutual_information(on_cpu, torch.Generator().manual_seed(VALID_SEED)),
+            "mutual_information_cap": math.log(len(chosen)),
+        }
 
-    def _encode(self, count: int) -> tuple[list[int], Tensor, DiagonalGaussian]:
-        """Return evenly spread windows of the valid split, what the model sees of them, and their posteriors."""
+    def _reconstruction_scores(self) -> dict[str, float]:
+        chosen = self._spread(SCORED_WINDOWS)
+        predicted: list[Tensor] = []
+        for x in self._seen(chosen):
+            predicted += self.vae.decoder.predict(x, self.vae.encoder(x).mean).cpu()
+        return self.codec.score([self.valid[index] for index in chosen], predicted)
+
+    def _spread(self, count: int) -> list[int]:
+        """Return evenly spread windows of the valid split."""
         count = min(count, len(self.valid))
-        chosen = [place * len(self.valid) // count for place in range(count)]
-        (batch,) = loader(self.valid, self.codec, [chosen], seed=VALID_SEED, epoch=VALID_EPOCH)
-        x = batch.x.to(self.engine.device)
-        return chosen, x, self.vae.encoder(x)
+        return [place * len(self.valid) // count for place in range(count)]
+
+    def _seen(self, chosen: list[int]) -> Iterator[Tensor]:
+        """Return what the model sees of windows, a batch at a time."""
+        batches = [chosen[start : start + self.batch_size] for start in range(0, len(chosen), self.batch_size)]
+        for batch in loader(self.valid, self.codec, batches, seed=VALID_SEED, epoch=VALID_EPOCH):
+            yield batch.x.to(self.engine.device)
+
+    def _posterior(self, chosen: list[int]) -> DiagonalGaussian:
+        """Return the posteriors of windows."""
+        parts = [self.vae.encoder(x) for x in self._seen(chosen)]
+        return DiagonalGaussian(
+            torch.cat([part.mean for part in parts]), torch.cat([part.log_variance for part in parts])
+        )
 
     def _preview(self, tracker: Tracker, step: int) -> None:
-        chosen, _, posterior = self._encode(PREVIEWS)
+        chosen = self._spread(PREVIEWS)
+        posterior = self._posterior(chosen)
         generator = torch.Generator(self.engine.device).manual_seed(VALID_SEED)
         prior = self.vae.prior(self.vae.encoder)
         shown: dict[str, Iterable[Tensor]] = {
@@ -104,13 +134,15 @@ class Validation:
 
     @torch.no_grad()
     def project(self, tracker: Tracker, step: int) -> None:
-        """Write posterior means for the embedding projector."""
+        """Write posterior means for the embedding projector, where there are any."""
+        if self.vae.latent_dim == 0:
+            return
         training = self.vae.training
         self.vae.eval()
-        chosen, _, posterior = self._encode(PROJECTED_POINTS)
+        chosen = self._spread(LATENT_WINDOWS)
         try:
             labels = [str(label) for label in self.valid.column("label")[chosen]]
         except ValueError:
             labels = [self.valid.names[self.valid.items[index]] for index in chosen]
-        tracker.embedding("valid/posterior_mean", posterior.mean.cpu(), labels, step)
+        tracker.embedding("valid/posterior_mean", self._posterior(chosen).mean.cpu(), labels, step)
         self.vae.train(training)

@@ -4,7 +4,7 @@ from seqvae.latent.attributes import attribute, edit, orthogonalize
 from seqvae.latent.interpolation import grid, interpolate, lerp, slerp
 from seqvae.latent.neighbors import nearest, similar
 from seqvae.latent.novelty import Sieve
-from seqvae.latent.sampling import decode, encode, posterior, reconstruct, sample, stream
+from seqvae.latent.sampling import decode, encode, log_likelihood, posterior, reconstruct, sample, stream
 
 __all__ = [
     "Sieve",
@@ -15,6 +15,7 @@ __all__ = [
     "grid",
     "interpolate",
     "lerp",
+    "log_likelihood",
     "nearest",
     "orthogonalize",
     "posterior",

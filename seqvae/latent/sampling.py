@@ -59,6 +59,18 @@ def decode(
     return windows
 
 
+@torch.no_grad()
+def log_likelihood(
+    vae: VAE, codec: Codec[Any], windows: Sequence[Tensor], z: Float[Tensor, "windows latent"]
+) -> Float[Tensor, " windows"]:
+    """Return log p(x|z) of each window at its own z, in nats."""
+    parts = []
+    for start in range(0, len(windows), ROWS):
+        x = stack([_view(codec, window) for window in windows[start : start + ROWS]]).to(z.device)
+        parts.append(vae.decoder.log_prob(x, z[start : start + ROWS]))
+    return torch.cat(parts)
+
+
 def reconstruct(vae: VAE, codec: Codec[Any], items: Sequence[Any], strategy: Any = None) -> list[Any]:
     """Return each item encoded and decoded again; a long item goes through window by window."""
     windows = [codec.windows(item) for item in items]

@@ -1,8 +1,11 @@
 """Small parts that several networks share, and the checks their builders make of a person's numbers."""
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 
@@ -41,20 +44,59 @@ def spread_memory(lstm: nn.LSTM, horizon: int) -> None:
                 bias[:units] = -bias[units : 2 * units]
 
 
-def lstm_step(
-    lstm: nn.LSTM,
-    inputs: Float[Tensor, "batch 1 features"],
-    state: tuple[Float[Tensor, "layers batch hidden"], Float[Tensor, "layers batch hidden"]],
-) -> tuple[
-    Float[Tensor, "batch 1 hidden"],
-    tuple[Float[Tensor, "layers batch hidden"], Float[Tensor, "layers batch hidden"]],
-]:
-    """Return what a unidirectional `lstm` in evaluation returns for one token a row.
+class LockedDropout(nn.Module):
+    """Dropout that leaves out the same features at every time of a sequence (Gal & Ghahramani, 2016)."""
 
-    A call of the whole layer prepares its weights for many steps, which for a few rows takes longer than the step.
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Float[Tensor, "batch time features"]) -> Float[Tensor, "batch time features"]:
+        return x * F.dropout(torch.ones_like(x[:, :1]), self.rate, self.training)
+
+
+def dropout_of(rate: float, locked: bool) -> nn.Module:
+    """Return the dropout that a person asked for."""
+    return LockedDropout(rate) if locked else nn.Dropout(rate)
+
+
+def hide_tokens(tokens: Int[Tensor, "batch time"], rate: float) -> Int[Tensor, "batch time"]:
+    """Return the tokens with a share of them replaced by -1, the zero vector of an embedding."""
+    if not rate:
+        return tokens
+    return tokens.masked_fill(torch.rand(tokens.shape, device=tokens.device) < rate, -1)
+
+
+State = tuple[Float[Tensor, "layers batch hidden"], Float[Tensor, "layers batch hidden"]]
+
+
+def run_lstm(
+    lstm: nn.LSTM, inputs: Float[Tensor, "batch time features"], state: State, weight_drop: float = 0.0
+) -> tuple[Float[Tensor, "batch time hidden"], State]:
+    """Return an LSTM's outputs and last state; `weight_drop` is DropConnect on its recurrence (Merity et al., 2018).
+
+    It leaves out a share of the hidden-to-hidden weights for this one call. They stay as they are and under their
+    names, and only a gradient comes back to them.
+    """
+    if inputs.shape[1] == 1 and not lstm.training:
+        return _lstm_step(lstm, inputs, state)
+    dropped = {
+        name: F.dropout(weight, weight_drop)
+        for name, weight in lstm.named_parameters()
+        if weight_drop and name.startswith("weight_hh")
+    }
+    outputs, state = functional_call(lstm, dropped, (inputs, state)) if dropped else lstm(inputs, state)
+    return outputs, state
+
+
+def _lstm_step(
+    lstm: nn.LSTM, inputs: Float[Tensor, "batch 1 features"], state: State
+) -> tuple[Float[Tensor, "batch 1 hidden"], State]:
+    """Return what a unidirectional LSTM in evaluation returns for one token a row.
+
+    A call of the whole LSTM prepares its weights for many steps, which for a few rows takes longer than the step.
     """
     assert not lstm.bidirectional
-    assert not lstm.training
     output, hidden, cell = inputs.squeeze(1), [], []
     for weights, *before in zip(lstm.all_weights, *state, strict=True):
         output, memory = torch.lstm_cell(output, before, *weights)
@@ -92,6 +134,15 @@ def check_rate(**values: float) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
             raise ValueError(f"{name} must be a rate in [0, 1), got {value!r}")
+
+
+def check_positive_number(**values: float | None) -> None:
+    """Raise ValueError for a value that is neither a finite number > 0 nor None, with its name."""
+    for name, value in values.items():
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"{name} must be a positive number or null, got {value!r}")
 
 
 def check_choice(choices: tuple[str, ...], **values: str) -> None:

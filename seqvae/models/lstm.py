@@ -9,9 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from seqvae.gaussian import DiagonalGaussian, GaussianHead
 from seqvae.models.decoding import Beam, Greedy, Strategy, generate
 from seqvae.models.layers import (
     Bias,
@@ -19,70 +17,16 @@ from seqvae.models.layers import (
     check_choice,
     check_flag,
     check_positive,
+    check_positive_number,
     check_rate,
-    lengths_of,
-    lstm_step,
+    dropout_of,
+    hide_tokens,
+    run_lstm,
     spread_memory,
 )
+from seqvae.models.lstm_encoder import POOLINGS, LSTMEncoder, NoEncoder
 from seqvae.models.softmax import token_nats
 from seqvae.vae import Decoder, Encoder
-
-POOLINGS = ("final", "max")
-
-
-class LSTMEncoder(Encoder):
-    """Tokens -> q(z|x): a (bi)directional LSTM whose states are pooled into the features of a Gaussian."""
-
-    def __init__(
-        self,
-        vocab_size: int,
-        max_length: int,
-        latent_dim: int,
-        embedding_dim: int,
-        hidden_dim: int,
-        num_layers: int,
-        bidirectional: bool,
-        pooling: str,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        self.latent_dim = latent_dim
-        self.pooling = pooling
-        self.embedding = TokenEmbedding(vocab_size, embedding_dim)
-        self.dropout = nn.Dropout(dropout)
-        self.lstm = nn.LSTM(embedding_dim, hidden_dim, num_layers, batch_first=True, bidirectional=bidirectional)
-        spread_memory(self.lstm, max_length)
-        self.head = GaussianHead(hidden_dim * (2 if bidirectional else 1), latent_dim)
-
-    def forward(self, x: Int[Tensor, "batch time"]) -> DiagonalGaussian:
-        posterior: DiagonalGaussian = self.head(self._features(x))
-        return posterior
-
-    def _features(self, x: Int[Tensor, "batch time"]) -> Float[Tensor, "batch features"]:
-        embedded = self.dropout(self.embedding(x))
-        ragged = bool((x < 0).any())
-        if ragged:  # packing costs time, and batches of equal length are the rule
-            packed = pack_padded_sequence(embedded, lengths_of(x).cpu(), batch_first=True, enforce_sorted=False)
-            outputs, (hidden, _) = self.lstm(packed)
-        else:
-            outputs, (hidden, _) = self.lstm(embedded)
-        if self.pooling == "final":  # of both directions: the last output holds only one backward step
-            last_layer: Tensor = hidden[-2:] if self.lstm.bidirectional else hidden[-1:]
-            return last_layer.transpose(0, 1).flatten(1)
-        states: Tensor = outputs
-        if ragged:
-            states, _ = pad_packed_sequence(outputs, batch_first=True, total_length=x.shape[1])
-        return states.masked_fill((x < 0).unsqueeze(-1), -torch.inf).amax(1)
-
-
-class NoEncoder(Encoder):
-    """A posterior of width zero: there is no latent, so a VAE with it is an exact language model."""
-
-    latent_dim = 0
-
-    def forward(self, x: Int[Tensor, "batch time"]) -> DiagonalGaussian:
-        nothing = torch.zeros(len(x), 0, device=x.device)
-        return DiagonalGaussian(nothing, nothing)
 
 
 class DecoderState(NamedTuple):
@@ -100,10 +44,11 @@ class DecoderState(NamedTuple):
 class LSTMDecoder(Decoder):
     """p(x|z), a token at a time.
 
-    The initial cell and hidden state of every layer are tanh(Linear(z)), z stands in the first layer's input at
-    every step, and the first token fed is the zero vector. Without an `end_id` it is a distribution over sequences of
-    the given length; with one, over sequences of at most `max_length` tokens, where the end is forced. With a
-    `latent_dim` of 0 it is an LSTM language model, whose initial states are learned.
+    The initial cell and hidden state of every layer are tanh(Linear(z)), and z stands in the first layer's input at
+    every step; with `z_to_output` a Linear(z) is added to what the softmax sees, too. The first token fed is the zero
+    vector. Without an `end_id` it is a distribution over sequences of the given length; with one, over sequences of at
+    most `max_length` tokens, where the end is forced. With a `latent_dim` of 0 it is an LSTM language model, whose
+    initial states are learned.
     """
 
     def __init__(
@@ -117,14 +62,18 @@ class LSTMDecoder(Decoder):
         hidden_dim: int,
         num_layers: int,
         dropout: float,
+        locked_dropout: bool,
+        weight_drop: float,
         word_dropout: float,
         tie_embeddings: bool,
+        z_to_output: bool,
     ) -> None:
         super().__init__()
         self.max_length, self.end_id, self.unk_id = max_length, end_id, unk_id
         self.word_dropout = word_dropout
         self.embedding = TokenEmbedding(vocab_size, embedding_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout_of(dropout, locked_dropout)
+        self.weight_drop = weight_drop
         states = 2 * num_layers * hidden_dim
         self.initial_state = nn.Linear(latent_dim, states) if latent_dim else Bias(states)
         self.lstm = nn.LSTM(
@@ -137,7 +86,9 @@ class LSTMDecoder(Decoder):
         spread_memory(self.lstm, max_length)
         # a tied softmax scores embeddings, so the hidden state goes through a bottleneck of their size
         self.bottleneck = nn.Linear(hidden_dim, embedding_dim) if tie_embeddings else nn.Identity()
-        self.output = nn.Linear(embedding_dim if tie_embeddings else hidden_dim, vocab_size)
+        features = embedding_dim if tie_embeddings else hidden_dim
+        self.from_z = nn.Linear(latent_dim, features, bias=False) if z_to_output and latent_dim else None
+        self.output = nn.Linear(features, vocab_size)
         if tie_embeddings:
             nn.init.normal_(self.embedding.weight, std=embedding_dim**-0.5)
             self.output.weight = self.embedding.weight
@@ -178,8 +129,8 @@ class LSTMDecoder(Decoder):
         """Return what the softmax scores every token by, given z and the true tokens before it."""
         past = F.pad(x[:, :-1], (1, 0), value=-1)
         # Bowman et al. (2016), section 3.1: the word is hidden, not its features
-        if self.training and self.word_dropout:
-            past = past.masked_fill(torch.rand(past.shape, device=past.device) < self.word_dropout, -1)
+        if self.training:
+            past = hide_tokens(past, self.word_dropout)
         return self._run(past, self.start(z))[0]
 
     def _run(
@@ -187,10 +138,11 @@ class LSTMDecoder(Decoder):
     ) -> tuple[Float[Tensor, "batch time features"], DecoderState]:
         embedded = self.dropout(self.embedding(past))
         inputs = torch.cat([embedded, state.z.unsqueeze(1).expand(-1, past.shape[1], -1)], dim=-1)
-        before = state.hidden, state.cell
-        one = past.shape[1] == 1 and not self.training
-        outputs, (hidden, cell) = lstm_step(self.lstm, inputs, before) if one else self.lstm(inputs, before)
+        weight_drop = self.weight_drop if self.training else 0.0
+        outputs, (hidden, cell) = run_lstm(self.lstm, inputs, (state.hidden, state.cell), weight_drop)
         features: Tensor = self.bottleneck(self.dropout(outputs))
+        if self.from_z is not None:
+            features = features + self.from_z(state.z).unsqueeze(1)
         return features, DecoderState(hidden, cell, state.z)
 
     def log_prob(self, x: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
@@ -238,20 +190,33 @@ def lstm(
     encoder_layers: int = 1,
     bidirectional: bool = True,
     pooling: str = "final",
+    encoder_word_dropout: float = 0.0,
+    posterior_gamma: float | None = None,
     hidden_dim: int = 256,
     num_layers: int = 1,
     dropout: float = 0.0,
+    locked_dropout: bool = False,
+    weight_drop: float = 0.0,
     word_dropout: float = 0.0,
     tie_embeddings: bool = False,
+    z_to_output: bool = False,
     language_model: bool = False,
 ) -> tuple[Encoder, LSTMDecoder]:
     """Build the LSTM encoder and decoder; the first four arguments are the codec's facts.
 
     Args:
         pooling: the encoder's features: "final" states of both directions, or "max" of all states over time.
+        encoder_word_dropout: share of the encoder's input tokens that are hidden while training, and still scored.
+        posterior_gamma: batch normalisation of the posterior means with this fixed scale, against a vanishing KL: the
+            batch mean of the KL stays above latent_dim * posterior_gamma^2 / 2. 0.5 to 0.7 are common; None: without.
         dropout: on both networks' embeddings, between the decoder's layers and before its softmax, while training.
+        locked_dropout: draw what is dropped of embeddings and outputs once a sequence and not once a token (Gal &
+            Ghahramani, 2016); between layers it stays a draw a token.
+        weight_drop: share of the decoder's hidden-to-hidden weights that are left out of a batch while training
+            (Merity et al., 2018).
         word_dropout: share of the decoder's input tokens that are hidden while training.
         tie_embeddings: score the next token against the decoder's own embeddings.
+        z_to_output: give z to the softmax too, beside the decoder's states and inputs.
         language_model: the same decoder without a latent, to compare a VAE with: its ELBO, its importance-weighted
             bound and its log-likelihood are one number. What says how the latent is made has no meaning then.
 
@@ -268,8 +233,17 @@ def lstm(
         hidden_dim=hidden_dim,
         num_layers=num_layers,
     )
-    check_rate(dropout=dropout, word_dropout=word_dropout)
-    check_flag(bidirectional=bidirectional, tie_embeddings=tie_embeddings, language_model=language_model)
+    check_positive_number(posterior_gamma=posterior_gamma)
+    check_rate(
+        dropout=dropout, weight_drop=weight_drop, word_dropout=word_dropout, encoder_word_dropout=encoder_word_dropout
+    )
+    check_flag(
+        bidirectional=bidirectional,
+        locked_dropout=locked_dropout,
+        tie_embeddings=tie_embeddings,
+        z_to_output=z_to_output,
+        language_model=language_model,
+    )
     check_choice(POOLINGS, pooling=pooling)
     encoder: Encoder = NoEncoder()
     if not language_model:
@@ -283,6 +257,9 @@ def lstm(
             bidirectional,
             pooling,
             dropout,
+            locked_dropout,
+            encoder_word_dropout,
+            posterior_gamma,
         )
     decoder = LSTMDecoder(
         vocab_size,
@@ -294,7 +271,10 @@ def lstm(
         hidden_dim,
         num_layers,
         dropout,
+        locked_dropout,
+        weight_drop,
         word_dropout,
         tie_embeddings,
+        z_to_output,
     )
     return encoder, decoder

@@ -9,7 +9,9 @@ from torch import Tensor
 from seqvae.objectives.objective import (
     BatchMean,
     Loss,
+    at_its_end,
     batch_mean,
+    check_latent,
     check_nats,
     check_positive,
     check_samples,
@@ -53,6 +55,9 @@ class BetaELBO:
         loss = -terms.log_likelihood.mean() + beta * self._paid_kl(terms, mean)
         return Loss(loss, {**elbo_metrics(terms), "beta": loss.new_tensor(beta)})
 
+    def annealed(self, progress: float) -> bool:
+        return at_its_end(self.beta, progress)
+
     def _paid_kl(self, terms: ELBOTerms, mean: BatchMean) -> Float[Tensor, ""]:
         if self.free_nats:
             if terms.kl is None:
@@ -88,10 +93,14 @@ class CapacityELBO:
         )
 
     def __call__(self, vae: VAE, x: Tensor, progress: float, mean: BatchMean = batch_mean) -> Loss:
+        check_latent(vae, "capacity")
         terms = vae.terms(x, self.samples)
         capacity = self.capacity(progress)
         loss = -terms.log_likelihood.mean() + self.gamma * (mean_kl(terms, mean) - capacity).abs()
         return Loss(loss, {**elbo_metrics(terms), "capacity": loss.new_tensor(capacity)})
+
+    def annealed(self, progress: float) -> bool:
+        return at_its_end(self.capacity, progress)
 
 
 @dataclass(frozen=True)
@@ -100,12 +109,19 @@ class Autoencoder:
 
     Nothing trains the posterior's variance, and what is decoded without noise bounds nothing. So while training the
     only metric is `log_likelihood_at_mean`; a validation draws z for the ELBO's terms as well, as bad as they are.
+    The layer of the log-variance keeps its first, small weights: a VAE that begins with this encoder (Li et al.,
+    2019) begins with an autoencoder's means and variances near the prior's.
     """
 
     def __call__(self, vae: VAE, x: Tensor, progress: float, mean: BatchMean = batch_mean) -> Loss:
-        at_mean = vae.decoder.log_prob(x, vae.encoder(x).mean).mean()
+        terms = vae.terms(x, noise=False)
+        at_mean = terms.log_likelihood.mean()
         metrics = {"log_likelihood_at_mean": at_mean.detach()}
         if not vae.training:
             with torch.no_grad():
                 metrics |= elbo_metrics(vae.terms(x))
-        return Loss(-at_mean, metrics)
+        # a KL at no price: processes that add up their gradients want one of every parameter, if only of zeros
+        return Loss(-at_mean + 0.0 * terms.total_kl.mean(), metrics)
+
+    def annealed(self, progress: float) -> bool:
+        return False  # there is no KL in it

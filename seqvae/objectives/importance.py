@@ -8,7 +8,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seqvae.gaussian import DiagonalGaussian
-from seqvae.objectives.objective import BatchMean, Loss, batch_mean, check_samples, check_schedules, elbo_metrics
+from seqvae.objectives.objective import (
+    BatchMean,
+    Loss,
+    at_its_end,
+    batch_mean,
+    check_samples,
+    check_schedules,
+    elbo_metrics,
+)
 from seqvae.schedules import Schedule
 from seqvae.vae import VAE, ELBOTerms
 
@@ -35,6 +43,9 @@ class IWAE:
         beta = self.beta(progress)
         log_weights = terms.log_likelihood + beta * (terms.log_prior - terms.log_posterior)
         return Loss(-_log_mean_exp(log_weights).mean(), _metrics(terms, beta))
+
+    def annealed(self, progress: float) -> bool:
+        return at_its_end(self.beta, progress)
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,9 @@ class DReG:
         weighted = (shares * log_weights).sum(0)
         bound = _log_mean_exp(log_weights.detach())
         return Loss(-(bound + weighted - weighted.detach()).mean(), _metrics(terms, beta))
+
+    def annealed(self, progress: float) -> bool:
+        return at_its_end(self.beta, progress)
 
 
 def _log_mean_exp(log_weights: Float[Tensor, "samples batch"]) -> Float[Tensor, " batch"]:

@@ -37,6 +37,14 @@ class Objective(Protocol):
     def __call__(self, vae: VAE, x: Tensor, progress: float, mean: BatchMean = batch_mean) -> Loss:
         """Return the loss of a batch and the metrics that belong to it."""
 
+    def annealed(self, progress: float) -> bool:
+        """Return whether a nat of KL costs what it will at the end: a latent that then says nothing has collapsed."""
+
+
+def at_its_end(schedule: Schedule, progress: float) -> bool:
+    """Return whether a schedule has the value that it ends with."""
+    return schedule(progress) == schedule(1.0)
+
 
 def elbo_metrics(terms: ELBOTerms) -> dict[str, Float[Tensor, ""]]:
     """Return the batch means that every objective reports beside its loss: unweighted, unannealed."""
@@ -50,6 +58,12 @@ def elbo_metrics(terms: ELBOTerms) -> dict[str, Float[Tensor, ""]]:
 def mean_kl(terms: ELBOTerms, mean: BatchMean) -> Float[Tensor, ""]:
     """Return the batch's mean KL over all latent dimensions, for what is not linear in it."""
     return mean(terms.total_kl.unsqueeze(1)).squeeze(0)
+
+
+def check_latent(vae: VAE, name: str) -> None:
+    """Raise ValueError for a VAE without a latent, whose KL nothing can move."""
+    if vae.latent_dim == 0:
+        raise ValueError(f"{name} holds a rate, and a language model has no latent to hold it with; use beta_elbo")
 
 
 def check_nats(**values: float) -> None:

@@ -9,6 +9,7 @@ from seqvae.objectives.objective import (
     BatchMean,
     Loss,
     batch_mean,
+    check_latent,
     check_positive,
     check_samples,
     elbo_metrics,
@@ -60,6 +61,7 @@ class TargetRate(nn.Module):
             raise ValueError(
                 f"the target rate's controller cannot count in {self.log_beta.dtype}: use trainer.precision=bf16-mixed"
             )
+        check_latent(vae, "target_rate")
         terms = vae.terms(x, self.samples)
         kl = mean_kl(terms, mean)
         distortion = -terms.log_likelihood.mean()
@@ -69,6 +71,9 @@ class TargetRate(nn.Module):
             beta = self._controlled(kl.detach())
             loss = distortion + beta * terms.total_kl.mean()
         return Loss(loss, {**elbo_metrics(terms), "beta": beta})
+
+    def annealed(self, progress: float) -> bool:
+        return True  # the rate that is asked for is the same at every step
 
     @torch.no_grad()
     def _controlled(self, kl: Tensor) -> Tensor:

@@ -1,20 +1,18 @@
 """Tiny worlds of each modality: a prepared dataset, and a run trained on it a few steps through the configuration."""
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pretty_midi
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
 from seqvae.data.image import prepare_arrays, write_png
 from seqvae.data.midi import prepare_midi
 from seqvae.data.text import prepare_text
-from seqvae.harness import conf_dir
-from seqvae.harness.run import train
+from seqvae.harness.run import configuration, train
+
+__all__ = ["MODEL", "WORLDS", "Run", "World", "configuration", "train_tiny", "write_tune"]
 
 SUBJECTS = ("the cat", "a dog", "my horse", "the old king", "a small bird", "her son")
 VERBS = ("saw", "ate", "took", "found", "hid")
@@ -50,12 +48,6 @@ class Run:
 
     world: World
     path: Path
-
-
-def configuration(overrides: Sequence[str]) -> DictConfig:
-    """Return the shipped configuration with a command line's overrides."""
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("train", list(overrides))
 
 
 def train_tiny(world: World, run_dir: Path, *overrides: str) -> Run:
