@@ -27,12 +27,10 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [text for text in map(logging.LogRecord.getMessage, caplog.records) if "the posterior has collapsed" in text]
 
 
-def test_a_validation_says_how_much_the_latents_say(
-    get_world: GetWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(validation, "SCORED_WINDOWS", 4)  # so that windows are encoded in several parts
+def test_a_validation_says_how_much_the_latents_say(get_world: GetWorld, tmp_path: Path) -> None:
     world = get_world("text")
-    run = train_tiny(world, tmp_path / "run", "optimizer.lr=0.1", "data.limit=null")
+    several = "data.batch_size=4"  # so that windows are encoded in several parts
+    run = train_tiny(world, tmp_path / "run", "optimizer.lr=0.1", "data.limit=null", several)
     trained, dataset = load(f"{run.path}@last"), WindowDataset(world.root, "valid")
     x = stack([dataset[index] for index in range(len(dataset))])
     with torch.no_grad():

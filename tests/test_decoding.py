@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqvae.models import lstm
+from seqvae.models import decoding, lstm
 from seqvae.models.conv import conv
 from seqvae.models.decoding import Beam, Found, Greedy, Strategy, Temperature, TopK, TopP, search
-from seqvae.models.lstm import LSTMDecoder
+from seqvae.models.lstm import DecoderState, LSTMDecoder
 
 KNOWN = torch.tensor([0.15, 0.5, 0.05, 0.3])
 
@@ -103,6 +103,32 @@ def test_what_is_written_ends_once_and_holds_nothing_unreadable(strategy: Strate
         assert tokens[-1] == 1
         assert (tokens[:-1] > 1).all()
         assert (row[len(tokens) :] == -1).all()
+
+
+def test_rows_that_have_ended_are_no_longer_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, z = tiny(end_id=1, max_length=6), torch.randn(32, 3)
+    rows: list[int] = []
+    step = decoder.step
+
+    def counting(token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        rows.append(len(token))
+        return step(token, state)
+
+    monkeypatch.setattr(decoder, "step", counting)
+    tokens = decoder.sample(z, strategy=Temperature(), generator=torch.Generator().manual_seed(0))
+    assert rows == (tokens >= 0).sum(0).tolist()
+    assert rows[0] == 32 > rows[-1] > 0
+
+
+def test_tokens_chosen_some_rows_at_a_time_are_those_chosen_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, z = tiny(), torch.randn(7, 3)
+
+    def drawn() -> Tensor:
+        return decoder.sample(z, strategy=TopP(0.9), generator=torch.Generator().manual_seed(0))
+
+    at_once = drawn()
+    monkeypatch.setattr(decoding, "CACHED", 2 * 4)  # two rows of four logits
+    assert torch.equal(drawn(), at_once)
 
 
 def test_the_rows_of_a_beam_do_not_depend_on_their_company() -> None:

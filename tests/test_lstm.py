@@ -60,10 +60,11 @@ def test_perturbing_a_token_moves_only_the_logits_behind_it() -> None:
         assert moved[time + 1 :].all()
 
 
-def test_stepping_gives_the_logits_of_the_whole_sequence() -> None:
+@pytest.mark.parametrize("batch", [1, 2])
+def test_stepping_gives_the_logits_of_the_whole_sequence(batch: int) -> None:
     _, decoder = tiny(max_length=6, num_layers=2)
-    x, z = torch.randint(0, 4, (2, 6)), torch.randn(2, 3)
-    state, token, logits = decoder.start(z), torch.full((2,), -1), []
+    x, z = torch.randint(0, 4, (batch, 6)), torch.randn(batch, 3)
+    state, token, logits = decoder.start(z), torch.full((batch,), -1), []
     for time in range(6):
         step, state = decoder.step(token, state)
         logits.append(step)

@@ -1,7 +1,7 @@
 """What a training looks at on the way: the valid split's metrics, reconstructions, samples and posterior means."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,8 +95,9 @@ class Validation:
 
     def _reconstruction_scores(self) -> dict[str, float]:
         chosen = self._spread(SCORED_WINDOWS)
-        x = self._seen(chosen)
-        predicted = list(self.vae.decoder.predict(x, self.vae.encoder(x).mean).cpu())
+        predicted: list[Tensor] = []
+        for x in self._seen(chosen):
+            predicted += self.vae.decoder.predict(x, self.vae.encoder(x).mean).cpu()
         return self.codec.score([self.valid[index] for index in chosen], predicted)
 
     def _spread(self, count: int) -> list[int]:
@@ -104,18 +105,15 @@ class Validation:
         count = min(count, len(self.valid))
         return [place * len(self.valid) // count for place in range(count)]
 
-    def _seen(self, chosen: list[int]) -> Tensor:
-        """Return what the model sees of windows."""
-        (batch,) = loader(self.valid, self.codec, [chosen], seed=VALID_SEED, epoch=VALID_EPOCH)
-        x: Tensor = batch.x.to(self.engine.device)
-        return x
+    def _seen(self, chosen: list[int]) -> Iterator[Tensor]:
+        """Return what the model sees of windows, a batch at a time."""
+        batches = [chosen[start : start + self.batch_size] for start in range(0, len(chosen), self.batch_size)]
+        for batch in loader(self.valid, self.codec, batches, seed=VALID_SEED, epoch=VALID_EPOCH):
+            yield batch.x.to(self.engine.device)
 
     def _posterior(self, chosen: list[int]) -> DiagonalGaussian:
-        """Return the posteriors of windows, encoded a few at a time."""
-        parts = [
-            self.vae.encoder(self._seen(chosen[start : start + SCORED_WINDOWS]))
-            for start in range(0, len(chosen), SCORED_WINDOWS)
-        ]
+        """Return the posteriors of windows."""
+        parts = [self.vae.encoder(x) for x in self._seen(chosen)]
         return DiagonalGaussian(
             torch.cat([part.mean for part in parts]), torch.cat([part.log_variance for part in parts])
         )

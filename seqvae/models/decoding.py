@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+CACHED = 2**18  # logits whose tokens are chosen at once: 1 MiB, and twice that for their cumulative sums
+
 
 class Carried(Protocol):
     """What a decoder carries from token to token."""
@@ -65,7 +67,8 @@ class Temperature:
     def __call__(
         self, logits: Float[Tensor, "batch vocab"], generator: torch.Generator | None
     ) -> Int[Tensor, " batch"]:
-        return _draw(torch.softmax(logits / self.temperature, -1), generator)
+        scaled = logits if self.temperature == 1 else logits / self.temperature
+        return _draw(torch.softmax(scaled, -1), generator)
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,8 @@ def generate(
     """Write `batch` sequences a token at a time until every row has ended; behind its end a row holds -1.
 
     The first token fed is -1, the zero vector. With an `end_id` the end is forced at `max_length`, as the
-    likelihood has it; `unk_id` is never written, because nobody can read it.
+    likelihood has it; `unk_id` is never written, because nobody can read it. Rows that have ended are no longer
+    computed, and draw no random numbers.
     """
     if isinstance(strategy, Beam):
         return search(
@@ -160,24 +164,33 @@ def generate(
             device=device,
         ).tokens
     token = torch.full((batch,), -1, dtype=torch.long, device=device)
-    going = torch.ones(batch, dtype=torch.bool, device=device)
-    tokens: list[Tensor] = []
+    going = torch.arange(batch, device=device)
+    tokens = torch.full((batch, max_length), -1, dtype=torch.long, device=device)
     for position in range(max_length):
         logits, state = step(token, state)
         logits = logits.float()
         if unk_id is not None:
             logits[:, unk_id] = -torch.inf
         if end_id is not None and position == max_length - 1:
-            chosen = torch.full_like(token, end_id)
+            token = torch.full_like(token, end_id)
         else:
-            chosen = strategy(logits, generator)
-        token = torch.where(going, chosen, -1)
-        tokens.append(token)
+            token = _choose(strategy, logits, generator)
+        tokens[going, position] = token
         if end_id is not None:
-            going = going & (token != end_id)
-            if not going.any():
-                break
-    return torch.stack(tokens, dim=1)
+            rows = (token != end_id).nonzero().squeeze(1)
+            if len(rows) == 0:
+                return tokens[:, : position + 1]
+            if len(rows) < len(token):
+                token, going, state = token[rows], going[rows], state.select(rows)
+    return tokens
+
+
+def _choose(
+    strategy: Strategy, logits: Float[Tensor, "batch vocab"], generator: torch.Generator | None
+) -> Int[Tensor, " batch"]:
+    """Return a token a row; on a CPU some rows at a time, whose probabilities stay in the cache."""
+    rows = max(1, CACHED // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    return torch.cat([strategy(part, generator) for part in logits.split(rows)])
 
 
 class Found(NamedTuple):

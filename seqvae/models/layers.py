@@ -78,6 +78,8 @@ def run_lstm(
     It leaves out a share of the hidden-to-hidden weights for this one call. They stay as they are and under their
     names, and only a gradient comes back to them.
     """
+    if inputs.shape[1] == 1 and not lstm.training:
+        return _lstm_step(lstm, inputs, state)
     dropped = {
         name: F.dropout(weight, weight_drop)
         for name, weight in lstm.named_parameters()
@@ -85,6 +87,22 @@ def run_lstm(
     }
     outputs, state = functional_call(lstm, dropped, (inputs, state)) if dropped else lstm(inputs, state)
     return outputs, state
+
+
+def _lstm_step(
+    lstm: nn.LSTM, inputs: Float[Tensor, "batch 1 features"], state: State
+) -> tuple[Float[Tensor, "batch 1 hidden"], State]:
+    """Return what a unidirectional LSTM in evaluation returns for one token a row.
+
+    A call of the whole LSTM prepares its weights for many steps, which for a few rows takes longer than the step.
+    """
+    assert not lstm.bidirectional
+    output, hidden, cell = inputs.squeeze(1), [], []
+    for weights, *before in zip(lstm.all_weights, *state, strict=True):
+        output, memory = torch.lstm_cell(output, before, *weights)
+        hidden.append(output)
+        cell.append(memory)
+    return output.unsqueeze(1), (torch.stack(hidden), torch.stack(cell))
 
 
 class ResidualBlock(nn.Module):
