@@ -64,9 +64,9 @@ def add(commands: Commands) -> None:
     text.add_argument(
         "--fit-characters",
         type=int,
-        default=50_000_000,
+        default=20_000_000,
         metavar="N",
-        help="fit the vocabulary on about so many characters of train, drawn by chance (default 50,000,000; words are "
+        help="fit the vocabulary on about so many characters of train, drawn by chance (default 20,000,000; words are "
         "counted in all of it)",
     )
     midi = kind("midi", "a folder of MIDI files")

@@ -37,6 +37,9 @@ def train_pieces(
         ValueError: without text, or for a vocabulary smaller than its characters.
     """
     exact = byte_fallback and normalization == "identity"
+    # what is not chosen is not said: the model's file holds all that is, and would differ
+    chosen = {"byte_fallback": True} if byte_fallback else {}
+    chosen |= {"add_dummy_prefix": False, "remove_extra_whitespaces": False} if exact else {}
     slices = (part for sentence in sentences for part in _slices(sentence, exact))
     try:
         return _train(
@@ -45,9 +48,7 @@ def train_pieces(
             vocab_size=vocab_size,
             normalization_rule_name=normalization,
             character_coverage=character_coverage,
-            byte_fallback=byte_fallback,
-            add_dummy_prefix=not exact,
-            remove_extra_whitespaces=not exact,
+            **chosen,
         )
     except RuntimeError as error:
         required = re.search(r"required_chars\. \d+ vs (\d+)", str(error))

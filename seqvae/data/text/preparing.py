@@ -52,7 +52,7 @@ def prepare_text(
     normalization: str = "nfkc",
     character_coverage: float = 1.0,
     byte_fallback: bool = False,
-    fit_characters: int = 50_000_000,
+    fit_characters: int = 20_000_000,
     seed: int = 0,
     engine: str = "sequential",
     jobs: int = -1,
