@@ -135,6 +135,10 @@ def test_training_sentences_are_as_good_as_themselves(
     assert found.rows["samples"] == found.rows["training sentences"]
     assert found.rows["samples"]["in_training_data"] == found.rows["samples"]["unique"] == 1.0
     assert found.facts["without_text"] == 1
+    assert found.facts["self_bleu_sentences"] == 3  # as many as the smallest set has
+    assert found.rows["test split"]["self_bleu"] == pytest.approx(
+        self_bleu(sentences_of(trained, run.world.root, "test"))
+    )
     test = sentences_of(trained, run.world.root, "test")
     words = sum(len(sentence.split()) for sentence in test)
     assert found.rows["test split"]["mean_words"] == pytest.approx(words / len(test))

@@ -200,7 +200,7 @@ def _quality(options: argparse.Namespace) -> None:
         print(f"{metric:<20}" + "".join(f"{cell:>22}" for cell in cells))
     judged = "the model of the training sentences" if judge is None else found.facts["judge"]
     print(f"forward: by {judged}; reverse: of the test split, by a model trained {options.lm_steps:,} steps")
-    print(f"self-BLEU: of {', '.join(map(str, found.facts['self_bleu_sentences'].values()))} sentences, drawn")
+    print(f"self-BLEU: of {found.facts['self_bleu_sentences']:,} sentences each, drawn at random")
     if found.facts["without_text"]:
         print(f"{found.facts['without_text']:,} samples hold no text that can be encoded, and are left out")
 

@@ -105,10 +105,11 @@ def quality(
     sets = {"samples": sampled, "training sentences": real, "test split": test}
     wanted = {text for one in sets.values() for text in one.texts}  # all of a large corpus might not fit into memory
     known = {text for text in (codec.join([window]) for window in _windows(splits["train"])) if text in wanted}
+    compared = min(SELF_BLEU_SENTENCES, *(len(one.texts) for one in sets.values()))  # it grows with their number
     rows: dict[str, dict[str, float]] = {}
     models: dict[str, VAE] = {}
     for name, sentences in sets.items():
-        rows[name] = _counted(codec, sentences, known, seed)
+        rows[name] = _counted(codec, sentences, known, compared, seed)
         if name == "test split":
             continue
         rows[name] |= _variety(sentences)
@@ -121,7 +122,7 @@ def quality(
         rows[name] |= _given("forward", forward, codec, sentences)
     facts = {
         "without_text": without_text,
-        "self_bleu_sentences": {name: min(SELF_BLEU_SENTENCES, len(one.texts)) for name, one in sets.items()},
+        "self_bleu_sentences": compared,
         "judge": None if judge is None else str(judge.path),
         "language_model_steps": steps,
     }
@@ -149,16 +150,16 @@ def _of_windows(codec: Codec[Any], windows: list[Tensor]) -> _Sentences:
     return _Sentences([codec.join([window]) for window in windows], windows)
 
 
-def _counted(codec: Codec[Any], sentences: _Sentences, known: set[str], seed: int) -> dict[str, float]:
+def _counted(codec: Codec[Any], sentences: _Sentences, known: set[str], compared: int, seed: int) -> dict[str, float]:
     count = len(sentences.texts)
     row = {
         "sentences": float(count),
         "mean_words": sentences.words(codec) / count - 1,
         "in_training_data": sum(text in known for text in sentences.texts) / count,
     }
-    chosen = np.random.default_rng(seed).permutation(count)[:SELF_BLEU_SENTENCES]
+    chosen = np.random.default_rng(seed).permutation(count)[:compared]
     tokenized = codec.options.get("model_type") == "word"
-    alike = self_bleu([sentences.texts[place] for place in chosen], tokenized=tokenized) if count > 1 else None
+    alike = self_bleu([sentences.texts[place] for place in chosen], tokenized=tokenized) if compared > 1 else None
     return row if alike is None else {**row, "self_bleu": alike}
 
 
