@@ -121,7 +121,7 @@ def _readable(codec: Codec[Any], fill: Tensor) -> bool:
     """Return whether the filling is an item of its own, and not a space or half a character."""
     text = codec.join([fill])
     try:
-        return bool(codec.join(codec.windows(text)) == text)
+        return bool(text.strip()) and "\ufffd" not in text and bool(codec.join(codec.windows(text)) == text)
     except ValueError:
         return False
 
