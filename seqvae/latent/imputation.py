@@ -118,12 +118,13 @@ def _most_promising(
 
 
 def _readable(codec: Codec[Any], fill: Tensor) -> bool:
-    """Return whether the filling is an item of its own, and not a space or half a character."""
+    """Return whether the filling is an item of its own, and not a space, a line break or half a character."""
     text = codec.join([fill])
     try:
-        return bool(codec.join(codec.windows(text)) == text)
+        comes_back = codec.join(codec.windows(text)) == text
     except ValueError:
         return False
+    return bool(comes_back and text == " ".join(text.split()) and "\ufffd" not in text)
 
 
 def _window(gapped: Gapped, fills: Sequence[Tensor]) -> Tensor:
