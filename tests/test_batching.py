@@ -13,7 +13,12 @@ from seqvae.data import load_codec
 from seqvae.data.batching import BatchOrder, loader, stack, valid_loader
 from seqvae.data.dataset import WindowDataset
 from seqvae.data.midi import MelodyTokenizer
-from tests.helpers.worlds import World
+from seqvae.harness.config import load
+from seqvae.harness.engine import Engine
+from seqvae.harness.validation import Validation
+from seqvae.objectives import BetaELBO
+from seqvae.schedules import Constant
+from tests.helpers.worlds import Run, World
 
 GetWorld = Callable[[str], World]
 
@@ -103,6 +108,33 @@ def test_validation_keeps_to_the_token_budget(get_world: GetWorld) -> None:
 
     assert max(tokens(None)) > budget
     assert max(tokens(budget)) <= budget
+
+
+@pytest.mark.parametrize("max_tokens", [None, 1, 25, 60])
+def test_windows_that_a_validation_scores_keep_to_the_bounds_and_their_order(
+    max_tokens: int | None, get_run: Callable[[str], Run]
+) -> None:
+    run = get_run("text")
+    trained, dataset = load(run.path), WindowDataset(run.world.root, "train")
+    validation = Validation(
+        engine=Engine(1),
+        vae=trained.vae,
+        codec=trained.codec,
+        objective=BetaELBO(Constant(1.0)),
+        valid=dataset,
+        batch_size=7,
+        max_tokens=max_tokens,
+    )
+    chosen = list(range(0, len(dataset), 2))
+    batches = validation._cut(chosen)
+    assert [index for batch in batches for index in batch] == chosen
+    assert len({int(dataset.lengths[index]) for index in chosen}) > 1
+    for batch, following in zip(batches, [*batches[1:], []], strict=True):
+        sizes = [len(some) * int(dataset.lengths[some].max()) for some in (batch, [*batch, *following[:1]])]
+        assert len(batch) <= 7
+        assert max_tokens is None or len(batch) == 1 or sizes[0] <= max_tokens
+        if following:  # no room was left
+            assert len(batch) == 7 or (max_tokens is not None and sizes[1] > max_tokens)
 
 
 def test_a_loader_does_not_touch_the_global_random_numbers(melody_root: Path) -> None:

@@ -269,6 +269,15 @@ def test_an_item_is_one_line_that_no_terminal_obeys() -> None:
     assert one_line("a\nb\r\nc \x1b[2J \x00 \x9b") == "a b c \ufffd[2J \ufffd \ufffd"
 
 
+def test_no_command_that_writes_lines_can_break_one_or_move_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["-1.00\ta\nb", "\x1b[2J"]
+    write_lines(lines, "-")
+    write_lines(lines, str(tmp_path / "lines.txt"))
+    assert capsys.readouterr().out == (tmp_path / "lines.txt").read_text() == "-1.00\ta b\n\ufffd[2J\n"
+
+
 def test_a_reader_that_leaves_is_no_error() -> None:
     code = "import sys; from seqvae.cli import main; sys.exit(main(['completion', 'bash']))"
     reader, writer = os.pipe()

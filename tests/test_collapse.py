@@ -99,6 +99,15 @@ def test_latents_that_say_something_are_no_collapse(
     assert not warnings_of(caplog)
 
 
+def test_of_a_single_window_no_collapse_is_told(
+    get_world: GetWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for limit, told in ((2, 1), (1, 0)):
+        caplog.clear()
+        train_tiny(get_world("text"), tmp_path / str(limit), *FULL_PRICE, f"data.limit={limit}", "optimizer.lr=0")
+        assert len(warnings_of(caplog)) == told
+
+
 @pytest.mark.parametrize(
     ("objective", "annealed"),
     [

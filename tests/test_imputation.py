@@ -269,6 +269,21 @@ def test_a_gap_that_no_token_can_begin_is_refused(
         impute(vae, codec, "the ___")
 
 
+def test_bytes_fill_a_gap_only_where_they_spell_text() -> None:
+    codec = SentencePieceTokenizer.fit(
+        SENTENCES, vocab_size=300, max_length=30, normalization="identity", byte_fallback=True
+    )
+
+    def spelt(text: bytes) -> torch.Tensor:
+        pieces = [f"<0x{byte:02X}>" for byte in text]
+        return torch.tensor([codec._processor.piece_to_id(piece) for piece in pieces])
+
+    for text in ("\u00e9", "\U0001f600", "\u0645\u06cc\u200c\u062e", "a b"):
+        assert imputation._readable(codec, spelt(text.encode()))
+    for broken in (b"\xc3", b"a\n", b"\t", b"  ", b" a  b", b"a\xf0\x9f"):
+        assert not imputation._readable(codec, spelt(broken))
+
+
 def test_a_language_model_is_refused(words: tuple[VAE, SentencePieceTokenizer]) -> None:
     encoder, decoder = lstm(**words[1].spec, language_model=True)
     with pytest.raises(ValueError, match="no latent to search: a language model"):
@@ -280,7 +295,7 @@ def test_the_command_writes_a_candidate_a_line_and_the_same_for_the_same_seed(
 ) -> None:
     path = str(get_run("text").path)
     sentences = tmp_path / "sentences.txt"
-    sentences.write_text("the cat saw ___\n[...] ate the bread\n", encoding="utf-8")
+    sentences.write_text("the cat saw ___\n\n[...] ate the bread\n", encoding="utf-8")
     command = ["impute", path, f"@{sentences}", "-n", "2", "--steps", "2", "--gap-length", "2"]
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -18,6 +18,7 @@ from seqvae.data.ngrams import bleu, distinct, self_bleu
 from seqvae.harness import quality as harness_quality
 from seqvae.harness.config import Trained, load
 from seqvae.harness.quality import check, negative_log_likelihood, quality
+from seqvae.harness.scoring import perplexity
 from seqvae.models import lstm
 from seqvae.priors import StandardNormal
 from seqvae.vae import VAE
@@ -122,6 +123,13 @@ def test_a_uniform_model_gives_every_token_the_log_of_the_vocabulary(monkeypatch
         monkeypatch.setattr(harness_quality, "MOST_TOKENS", budget)
         nats = negative_log_likelihood(uniform(11), windows)
         torch.testing.assert_close(nats, expected, rtol=1e-6, atol=0.0)
+
+
+def test_a_perplexity_beyond_all_floats_is_infinite() -> None:  # as of Chinese, whose sentences are single words
+    assert perplexity(12.0, 4) == pytest.approx(math.exp(3.0))
+    with pytest.raises(OverflowError):
+        math.exp(1600.0 / 2)
+    assert perplexity(1600.0, 2) == math.inf
 
 
 def test_training_sentences_are_as_good_as_themselves(

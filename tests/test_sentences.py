@@ -25,6 +25,7 @@ from seqvae.data.text.sentences import split_sentences
         ["\u4ed6\u6765\u4e86\u3002", "\u5979\u8d70\u4e86\uff01", "\u8c01\uff1f"],
         ["\u300c\u884c\u304f\u3002\u300d", "\u300c\u6765\u308b\u3002\u300d"],
         ["\u300c\u884c\u304f\u3002\u300d\u3068\u8a00\u3063\u305f\u3002", "\u6771"],
+        ["\u300c\u884c\u304f\uff01\uff01\u300d\u3068\u8a00\u3063\u305f\u3002", "\u6771"],
         ["\u0647\u0644 \u062c\u0627\u0621\u061f", "\u0646\u0639\u0645.", "\u06c1\u06d2\u06d4", "\u0627"],
         ["\u092f\u0939 \u0939\u0948\u0964", "\u0935\u0939 \u0939\u0948\u0964"],
         ["\u1230\u120b\u121d\u1362", "\u12a5\u1295"],
@@ -50,7 +51,9 @@ def test_nothing_but_white_space_is_lost(text: str) -> None:
     assert all(sentence == " ".join(sentence.split()) != "" for sentence in sentences)
 
 
-@pytest.mark.parametrize("unit", ["a ", "a. ", "A. ", "e.g. ", "\u3002a", "Yes. ", "\n", "\u3002\u300d"])
+@pytest.mark.parametrize(
+    "unit", ["a ", "a. ", "A. ", "e.g. ", "\u3002a", "Yes. ", ".", "?\u2026", "\uff01", "\n", "\u3002\u300d"]
+)
 def test_a_megabyte_of_anything_takes_a_moment(unit: str) -> None:
     text = unit * (1_000_000 // len(unit))
     assert sum(len(sentence) for sentence in split_sentences(text)) <= len(text)

@@ -178,7 +178,7 @@ def _impute(options: argparse.Namespace) -> None:
 
     trained = open_latent(options)
     codec = trained.codec
-    items = [item for source in options.inputs for item in (codec.read(source) if codec.suffix is None else [source])]
+    items = [one.item() for one in expand_all(options, trained, options.inputs)]
     seed(options)
     lines = []
     for item in items:

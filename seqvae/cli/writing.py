@@ -34,7 +34,7 @@ def write_items(
         ValueError: without an OUT for items that are files.
     """
     if trained.codec.suffix is None:
-        write_lines(map(one_line, items), options.output)
+        write_lines(map(str, items), options.output)
         return
     if options.output in (None, "-"):
         raise ValueError("-o OUT is needed: a directory for the files")
@@ -62,13 +62,14 @@ def write_items(
     _write_together(trained, folder / stem, shown, picture, columns)
 
 
-def one_line(item: Any) -> str:
-    """Return an item of text as one line, with a mark for what a terminal would obey; drawn bytes can spell it."""
-    return re.sub(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]", "\ufffd", " ".join(str(item).splitlines()))
+def one_line(text: str) -> str:
+    """Return a text as one line, with a mark for what a terminal would obey; drawn bytes can spell it."""
+    return re.sub(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]", "\ufffd", " ".join(text.splitlines()))
 
 
 def write_lines(lines: Iterable[str], output: str | None) -> None:
-    """Write lines as they come to a file, which is there whole or not at all, or to standard output."""
+    """Write texts, a line each, as they come to a file, which is there whole or not at all, or to standard output."""
+    lines = map(one_line, lines)
     if output in (None, "-"):
         for line in lines:
             sys.stdout.write(f"{line}\n")

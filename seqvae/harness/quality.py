@@ -23,7 +23,7 @@ from seqvae.data.preparation import Outcome, Record, prepare
 from seqvae.evaluation import mean_and_error, score_examples
 from seqvae.harness.config import Trained, load
 from seqvae.harness.run import configuration, train
-from seqvae.harness.scoring import open_split, random_subset
+from seqvae.harness.scoring import open_split, perplexity, random_subset
 from seqvae.vae import VAE
 
 log = logging.getLogger(__name__)
@@ -173,8 +173,8 @@ def _given(name: str, language_model: VAE, codec: Codec[Any], sentences: _Senten
     """Return what a language model gives sentences: nats a sentence, and perplexity with the word denominator."""
     nats = negative_log_likelihood(language_model, sentences.windows)
     mean, error = mean_and_error(nats)
-    perplexity = math.exp(float(nats.sum()) / sentences.words(codec))
-    return {f"{name}_nll": mean, f"{name}_nll_error": error, f"{name}_perplexity": perplexity}
+    found = perplexity(float(nats.sum()), sentences.words(codec))
+    return {f"{name}_nll": mean, f"{name}_nll_error": error, f"{name}_perplexity": found}
 
 
 def negative_log_likelihood(language_model: VAE, windows: Sequence[Tensor]) -> Tensor:

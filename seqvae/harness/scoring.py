@@ -183,12 +183,15 @@ def _unit_metrics(scores: ExampleScores, codec: Codec[Any], windows: list[Tensor
         counts.update(codec.sizes(window))
     metrics = {f"nats_per_{unit}": nats / count for unit, count in counts.items()}
     if "word" in counts:
-        metrics["perplexity"] = float(
-            torch.tensor(nats / counts["word"], dtype=torch.float64).exp()
-        )  # words and one end a sentence
+        metrics["perplexity"] = perplexity(nats, counts["word"])
     if "dim" in counts:
         metrics["bits_per_dim"] = nats / counts["dim"] / math.log(2)
     return metrics
+
+
+def perplexity(nats: float, words: int) -> float:
+    """Return exp(nats / words), the end of each sentence counted as a word; infinity where no float can hold it."""
+    return float(torch.tensor(nats / words, dtype=torch.float64).exp())
 
 
 def _reconstruction(

@@ -325,6 +325,8 @@ class Trainer:
         progress, nats = self.progress, metrics.get("mutual_information", math.inf)
         if progress.collapse_told or nats >= COLLAPSED_NATS:
             return
+        if metrics["mutual_information_cap"] < COLLAPSED_NATS:  # of a single window nothing can be told
+            return
         if not self.objective.annealed(progress.step / progress.schedule_steps):
             return
         progress.collapse_told = True

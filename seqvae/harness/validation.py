@@ -107,9 +107,24 @@ class Validation:
 
     def _seen(self, chosen: list[int]) -> Iterator[Tensor]:
         """Return what the model sees of windows, a batch at a time."""
-        batches = [chosen[start : start + self.batch_size] for start in range(0, len(chosen), self.batch_size)]
-        for batch in loader(self.valid, self.codec, batches, seed=VALID_SEED, epoch=VALID_EPOCH):
+        for batch in loader(self.valid, self.codec, self._cut(chosen), seed=VALID_SEED, epoch=VALID_EPOCH):
             yield batch.x.to(self.engine.device)
+
+    def _cut(self, chosen: list[int]) -> list[list[int]]:
+        """Return windows in batches within the training's bounds, in the order in which they come."""
+        batches: list[list[int]] = []
+        longest = 0
+        for index in chosen:
+            length = int(self.valid.lengths[index])
+            longest = max(longest, length)
+            rows = len(batches[-1]) + 1 if batches else 0
+            fits = 0 < rows <= self.batch_size and (self.max_tokens is None or rows * longest <= self.max_tokens)
+            if fits:
+                batches[-1].append(index)
+            else:
+                batches.append([index])
+                longest = length
+        return batches
 
     def _posterior(self, chosen: list[int]) -> DiagonalGaussian:
         """Return the posteriors of windows."""

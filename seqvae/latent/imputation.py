@@ -118,10 +118,12 @@ def _most_promising(
 
 
 def _readable(codec: Codec[Any], fill: Tensor) -> bool:
-    """Return whether the filling is an item of its own, and not a space or half a character."""
+    """Return whether the filling is an item of its own, and not a space, a line break or half a character."""
     text = codec.join([fill])
+    if not text.strip() or len(text.splitlines()) > 1 or "\ufffd" in text:
+        return False
     try:
-        return bool(text.strip()) and "\ufffd" not in text and bool(codec.join(codec.windows(text)) == text)
+        return bool(codec.join(codec.windows(text)) == text)
     except ValueError:
         return False
 

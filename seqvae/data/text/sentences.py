@@ -30,10 +30,12 @@ OPENING, CLOSING = (
 WIDE_CLOSING = "\u300d\u300f\u3009\u300b\uff09\u201d\u2019"
 
 _PARAGRAPH = re.compile(r"\n[^\S\n]*(?:\n\s*)+")
-_END = re.compile(
-    # . ! ? and the ellipsis; Greek, Armenian, Arabic, Urdu, Devanagari, Tibetan, Burmese, Ethiopic, Khmer; doubled
-    rf"[.!?\u2026\u037e\u0589\u061f\u06d4\u0964\u0965\u0f0d\u104b\u1362\u17d4\u203c\u2047-\u2049]+[{re.escape(CLOSING)}]*\s+"
-    rf"|[\u3002\uff01\uff1f\uff61]+(?:(?![{WIDE_CLOSING}])\s*|[{WIDE_CLOSING}]+(?:\s+|(?=[{OPENING}])))"
+# . ! ? and the ellipsis; Greek, Armenian, Arabic, Urdu, Devanagari, Tibetan, Burmese, Ethiopic, Khmer; doubled
+_MARKS = ".!?\u2026\u037e\u0589\u061f\u06d4\u0964\u0965\u0f0d\u104b\u1362\u17d4\u203c\u2047-\u2049"
+_WIDE_MARKS = "\u3002\uff01\uff1f\uff61"
+_END = re.compile(  # marks are taken from their first to their last: a part of many would be tried again and again
+    rf"(?<![{_MARKS}])[{_MARKS}]++[{re.escape(CLOSING)}]*\s+"
+    rf"|(?<![{_WIDE_MARKS}])[{_WIDE_MARKS}]++(?:(?![{WIDE_CLOSING}])\s*|[{WIDE_CLOSING}]+(?:\s+|(?=[{OPENING}])))"
 )
 
 
