@@ -225,7 +225,7 @@ class SentencePieceTokenizer(Codec[str]):
         """
         parts = _gap(marker).split(_unicode(item))
         if len(parts) == 1:
-            raise ValueError(f"{_short(item)!r} has no gap; mark one with {marker or '___ or [...]'}")
+            raise ValueError(f"{short(item)!r} has no gap; mark one with {marker or '___ or [...]'}")
         pieces = [str(self._processor.id_to_piece(index)) for index in range(self.vocab_size)]
         begins = torch.tensor([piece.startswith("\u2581") for piece in pieces])
         inside = torch.tensor([index not in (UNK_ID, END_ID) for index in range(self.vocab_size)])
@@ -234,7 +234,7 @@ class SentencePieceTokenizer(Codec[str]):
             apart, spaced, body = self._around(part, place == 0, place == len(parts) - 1)
             touches = (part != "" and not apart) or (place < len(parts) - 1 and not spaced)
             if self.model_type == "word" and touches:
-                raise ValueError(f"{_short(item)!r} has a gap that touches a word, and this model's tokens are words")
+                raise ValueError(f"{short(item)!r} has a gap that touches a word, and this model's tokens are words")
             known += [torch.tensor(self._part(body, apart), dtype=torch.int64)]
             first += [inside & (begins if spaced else ~begins)] if place < len(parts) - 1 else []
         known[-1] = torch.cat([known[-1], torch.tensor([END_ID])])
