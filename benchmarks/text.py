@@ -141,7 +141,7 @@ def make_run(plan: Plan, name: str, seed: int, options: argparse.Namespace) -> R
     keys = dict(plan.rows[name])
     steps = max(1, round(plan.steps * keys.pop("share", 1)))
     after = make_run(plan, keys["init_from"], seed, options) if "init_from" in keys else None
-    every = max(1, math.ceil(steps / 5))
+    every = math.ceil(steps / 10)  # a cure may look at what a validation says
     budget = {"max_steps": steps, "valid_every": every, "save_every": every, "log_every": math.ceil(steps / 60)}
     path = options.runs / f"{name}-{seed}"
     overrides = [f"experiment={plan.experiment}", f"data.root={options.root}", f"seed={seed}", f"run_dir={path}"]

@@ -170,9 +170,14 @@ def test_candidates_are_different_and_the_likeliest_comes_first(words: tuple[VAE
     assert [one.log_prob for one in found] == sorted((one.log_prob for one in found), reverse=True)
 
 
-@pytest.fixture(scope="module", params=MODEL_TYPES)
+@pytest.fixture(scope="module", params=[*MODEL_TYPES, "bytes", "exact"])
 def codec(request: pytest.FixtureRequest) -> SentencePieceTokenizer:
     sentences = ["the cat saw the red house.", "a dog (my dog) ate the bread.", "the old king took a ring and a stone"]
+    if request.param in ("bytes", "exact"):
+        normalization = "identity" if request.param == "exact" else "nfkc"
+        return SentencePieceTokenizer.fit(
+            sentences * 3, vocab_size=310, max_length=60, byte_fallback=True, normalization=normalization
+        )
     return SentencePieceTokenizer.fit(sentences * 3, vocab_size=60, max_length=60, model_type=request.param)
 
 
@@ -202,7 +207,7 @@ PARTS = st.sampled_from(["the cat", "Ωmega", "  a  dog ", "house.", ".", ", and
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=8)
 @given(parts=st.lists(PARTS, min_size=2, max_size=4), seed=st.integers(0, 5))
 def test_what_is_known_comes_back_untouched_character_by_character_and_token_by_token(
     codec: SentencePieceTokenizer, parts: list[str], seed: int
@@ -211,6 +216,8 @@ def test_what_is_known_comes_back_untouched_character_by_character_and_token_by_
         parts = [f" {part} " for part in parts]
     torch.manual_seed(seed)
     encoder, decoder = lstm(**codec.spec, latent_dim=2, embedding_dim=4, encoder_hidden_dim=4, hidden_dim=4)
+    with torch.no_grad():  # or an untrained model would spell no character whole
+        decoder.output.bias[[codec._processor.is_byte(index) for index in range(codec.vocab_size)]] = -10.0
     item = "<>".join(parts)
     gapped = codec.gapped(item, "<>")
     tokens = "(.{1,2})".join(re.escape(_spelt(part)) for part in gapped.known)
@@ -219,7 +226,7 @@ def test_what_is_known_comes_back_untouched_character_by_character_and_token_by_
     for one in impute(vae, codec, item, 3, marker="<>", longest=2, steps=2, samples=1):
         assert re.fullmatch(tokens, _spelt(one.window))
         assert re.fullmatch(text, one.item)
-        assert all(fill.strip() and "⁇" not in fill for fill in _fills(text, one.item))
+        assert all(fill.strip() and not {"⁇", "\ufffd"} & set(fill) for fill in _fills(text, one.item))
 
 
 def _spelt(tokens: torch.Tensor) -> str:

@@ -120,11 +120,12 @@ def _most_promising(
 def _readable(codec: Codec[Any], fill: Tensor) -> bool:
     """Return whether the filling is an item of its own, and not a space, a line break or half a character."""
     text = codec.join([fill])
+    if not text.strip() or len(text.splitlines()) > 1 or "\ufffd" in text:
+        return False
     try:
-        comes_back = codec.join(codec.windows(text)) == text
+        return bool(codec.join(codec.windows(text)) == text)
     except ValueError:
         return False
-    return bool(comes_back and text == " ".join(text.split()) and "\ufffd" not in text)
 
 
 def _window(gapped: Gapped, fills: Sequence[Tensor]) -> Tensor:

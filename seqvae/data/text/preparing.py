@@ -71,7 +71,7 @@ def prepare_text(
     refuse_existing(root)
     check_int("max_length", max_length, 2)
     check_int("min_length", min_length, 2)
-    check_int("fit_characters", fit_characters, 100_000)
+    check_int("fit_characters", fit_characters, 10_000)
     check_name("model_type", model_type, MODEL_TYPES)
     check_name("normalization", normalization, NORMALIZATIONS)
     form = Form(column, field, split_sentences)

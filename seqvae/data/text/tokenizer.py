@@ -231,12 +231,11 @@ class SentencePieceTokenizer(Codec[str]):
         inside = torch.tensor([index not in (UNK_ID, END_ID) for index in range(self.vocab_size)])
         known, first = [], []
         for place, part in enumerate(parts):
-            apart = place == 0 or part[:1].isspace()  # from the gap before it
-            spaced = part[-1:].isspace() or (part == "" and place == 0)  # from the gap behind it
+            apart, spaced, body = self._around(part, place == 0, place == len(parts) - 1)
             touches = (part != "" and not apart) or (place < len(parts) - 1 and not spaced)
             if self.model_type == "word" and touches:
                 raise ValueError(f"{short(item)!r} has a gap that touches a word, and this model's tokens are words")
-            known += [torch.tensor(self._part(part.strip(), apart), dtype=torch.int64)]
+            known += [torch.tensor(self._part(body, apart), dtype=torch.int64)]
             first += [inside & (begins if spaced else ~begins)] if place < len(parts) - 1 else []
         known[-1] = torch.cat([known[-1], torch.tensor([END_ID])])
         return Gapped(known, first, inside)
@@ -245,6 +244,17 @@ class SentencePieceTokenizer(Codec[str]):
         """Return the sentence with the text of the fills in its gaps, and its own characters around them."""
         texts = iter([self.join([fill]) for fill in fills])
         return _gap(marker).sub(lambda gap: next(texts), item)
+
+    def _around(self, part: str, begins: bool, ends: bool) -> tuple[bool, bool, str]:
+        """Return whether a part of a sentence stands apart from the gap before it, and from that behind; and its text.
+
+        A space goes with what comes after it: that before a gap with the filling's own tokens.
+        """
+        if not self.exact:
+            return begins or part[:1].isspace(), part[-1:].isspace() or (begins and not part), part.strip()
+        text = part if begins else part.removeprefix(" ")
+        spaced = part.endswith(" ") or (begins and not part)
+        return begins or part.startswith(" "), spaced, text if ends else text.removesuffix(" ")
 
     def _part(self, text: str, apart: bool) -> list[int]:
         """Return the ids of a part of a sentence, which begins with a word or (not apart) goes on with one."""
