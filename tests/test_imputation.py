@@ -289,7 +289,7 @@ def test_bytes_fill_a_gap_only_where_they_spell_text() -> None:
 
     for text in ("\u00e9", "\U0001f600", "\u0645\u06cc\u200c\u062e", "a b"):
         assert imputation._readable(codec, spelt(text.encode()))
-    for broken in (b"\xc3", b"a\n", b"\t", b"  ", b" a  b", b"a\xf0\x9f"):
+    for broken in (b"\xc3", b"a\n", b"\t", b"  ", b"a\xf0\x9f"):
         assert not imputation._readable(codec, spelt(broken))
 
 
