@@ -7,14 +7,14 @@ TUNES := data/folk_tunes
 RUN := runs/melody
 OUT := out/demo
 VERSES := data/bible_bbe
-BENCH := # options of benchmarks/text.py: --rows lm,best --seeds 0,1 --frontier --jobs 2 --steps 1000
+BENCH := # options of benchmarks/text.py: --rows lm,pretrained --seeds 0,1 --frontier --jobs 2 --steps 1000
 
 .PHONY: help demo text bench-text test clean
 
 help:
 	@echo "make demo        install, prepare the folk tunes, train the melody VAE, evaluate, sample, interpolate (about 11 minutes)"
 	@echo "make text        install, prepare the sentences, train an autoencoder, then the VAE that takes its encoder, evaluate, sample"
-	@echo "make bench-text  what keeps a text VAE from collapsing, beside its language model (hours; BENCH='--rows lm,best' for less)"
+	@echo "make bench-text  what keeps a text VAE from collapsing, beside its language model (hours; BENCH='--rows lm,pretrained' for less)"
 	@echo "make test        install what tests need; ruff, mypy, pytest"
 	@echo "make clean       remove the environment, not the data and not the runs"
 

@@ -337,9 +337,11 @@ def command(options: argparse.Namespace) -> str:
         "--rows": options.rows,
         "--seeds": options.seeds if options.seeds != [0] else None,
         "--steps": options.steps,
+        "--importance-samples": options.importance_samples,
     }
     words = [f"{name} {written(value).strip('[]')}" for name, value in more.items() if value is not None]
     words += ["--frontier"] if options.frontier else []
+    words += ["--set", *options.set] if options.set else []
     return " ".join(["make bench-text", *([f"BENCH='{' '.join(words)}'"] if words else [])])
 
 

@@ -120,7 +120,7 @@ def _most_promising(
 def _readable(codec: Codec[Any], fill: Tensor) -> bool:
     """Return whether the filling is an item of its own, and not a space, a line break or half a character."""
     text = codec.join([fill])
-    if not text or text != " ".join(text.split()) or "\ufffd" in text:
+    if not text.strip() or text.splitlines() != [text] or "\ufffd" in text:
         return False
     try:
         return bool(codec.join(codec.windows(text)) == text)

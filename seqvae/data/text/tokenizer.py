@@ -262,7 +262,10 @@ class SentencePieceTokenizer(Codec[str]):
             return []
         if apart:
             return self.encode(text)[:-1]
-        return self.encode(MARK + text)[len(self.encode(MARK)) - 1 : -1]
+        mark = self.encode(MARK)
+        ids = self.encode(MARK + text)[len(mark) - 1 : -1]
+        first = self._processor.encode(self.normalize(text)[:1])
+        return [UNK_ID, *ids] if UNK_ID in mark and UNK_ID in first else ids  # neighbours both unknown are one token
 
     def preview(self, items: Sequence[str], columns: int | None = None) -> Preview:
         return Preview(text="\n".join(items))
