@@ -130,17 +130,18 @@ def active_units(posterior: DiagonalGaussian) -> int:
 
 
 def mutual_information(
-    posterior: DiagonalGaussian, generator: torch.Generator | None = None, chunk: int = 1024
+    posterior: DiagonalGaussian, generator: torch.Generator | None = None, pairs_at_once: int = 2**26
 ) -> float:
     """Return I(x; z) = E[log q(z|x) - log q(z)] in nats over all examples at once (Hoffman & Johnson, 2016).
 
-    q(z) is the mixture of all N posteriors, so the estimate cannot exceed log N: print it with N.
+    q(z) is the mixture of all N posteriors, so the estimate cannot exceed log N: print it with N. `pairs_at_once`
+    bounds the memory.
     """
     mean, log_variance = posterior.mean.double(), posterior.log_variance.double()
     z = DiagonalGaussian(mean, log_variance).rsample(1, generator)[0]
     precision = torch.exp(-log_variance)
     constant = (mean.square() * precision + log_variance + LOG_TWO_PI).sum(-1)
-    total = 0.0
+    total, chunk = 0.0, max(1, min(1024, pairs_at_once // len(z)))
     for start in range(0, len(z), chunk):
         part = z[start : start + chunk]
         # log q(z_i | x_n) for all pairs, the square expanded so that it is two matrix products
