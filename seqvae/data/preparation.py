@@ -102,7 +102,7 @@ def prepare(
     rejected before conversion, `counted` what the report says beside what records say. With `drop_repeats` a
     window that repeats within its split is kept once; a window of valid or test that also stands in train is
     kept and flagged in the column `seen_in_train`. A shard holds `shard_size` sources, which is worth choosing
-    where a source takes microseconds. Memory grows by some 40 bytes an item, whatever the items hold.
+    where a source takes microseconds. Memory grows by tens of bytes an item, whatever the items hold.
 
     Raises:
         ValueError: when `root` holds a dataset or something that would be overwritten, another process prepares it,
