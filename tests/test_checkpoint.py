@@ -216,7 +216,7 @@ def test_a_training_goes_on_from_the_checkpoint_before_a_damaged_one(
     flip_bit(newest / "training.safetensors", 5000)
     config = json.loads((newest / "config.json").read_text(encoding="utf-8"))
     overrides = ["experiment=text", f"data.root={config['data']['root']}", "debug=smoke", f"run_dir={copied}"]
-    sizes = [f"model.{name}={value}" for name, value in config["model"].items() if name != "_target_"]
+    sizes = [f"model.{name}={json.dumps(value)}" for name, value in config["model"].items() if name != "_target_"]
     train(configuration([*overrides, *sizes, "resume=auto"]))
     assert "training.safetensors is not what was written" in caplog.text
     assert (newest / "model.safetensors").read_bytes() == weights

@@ -117,7 +117,7 @@ def test_a_language_model_is_compared_with_a_vae_by_their_nll(
         assert not {"importance_samples", "effective_samples_median"} & metrics.keys()
         assert metrics["nll"] == pytest.approx(found[lm, 0]["metrics"]["nll"], rel=1e-6)
     difference = compare([str(lm), vae]).paired[vae]["nll"].mean
-    assert difference == pytest.approx(found[vae, 5]["metrics"]["nll"] - found[lm, 0]["metrics"]["nll"], abs=1e-6)
+    assert difference == pytest.approx(found[vae, 5]["metrics"]["nll"] - found[lm, 0]["metrics"]["nll"], abs=1e-5)
 
 
 def test_a_subset_is_the_same_windows_for_every_run(pair: tuple[str, str], capsys: Capture) -> None:
@@ -236,7 +236,7 @@ def test_compare_tells_the_differing_keys_and_the_best_checkpoints_metrics(pair:
         assert run.config["model.latent_dim"] == trained.vae.encoder.latent_dim
     header, one, other = comparison.table().splitlines()[:3]
     assert header.split()[:4] == ["run", "model.latent_dim", "optimizer.lr", "step"]
-    assert one.split()[:4] == ["one", "4", "0.001", "4"]
+    assert one.split()[:4] == ["one", "4", "0.004", "4"]
     assert other.split()[:3] == ["other", "3", "0.01"]
 
 
