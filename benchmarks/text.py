@@ -39,7 +39,7 @@ from seqvae.harness import checkpoint, conf_dir
 from seqvae.harness.comparison import flat, newest_config
 from seqvae.harness.config import Trained, load
 from seqvae.harness.scores import weights_digest
-from seqvae.harness.scoring import open_split
+from seqvae.harness.scoring import open_split, random_subset
 
 ROWS = Path(__file__).with_suffix(".yaml")
 COMMAND = "import sys; from seqvae.cli import main; sys.exit(main())"
@@ -231,7 +231,7 @@ def train(runs: Sequence[Run], jobs: int) -> Iterator[tuple[Run, str | None]]:
 
 def chosen_sentences(dataset: WindowDataset, count: int, seed: int) -> NDArray[np.int64]:
     """Return the windows that every run is weighted on, in the order they are scored: by length."""
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:count])
+    chosen = random_subset(dataset, min(count, len(dataset)), seed)
     ordered: NDArray[np.int64] = chosen[np.argsort(dataset.lengths[chosen], kind="stable")]
     return ordered
 
