@@ -58,6 +58,7 @@ class Plan:
     sentences_seed: int
     importance_samples: int
     reference: str
+    common: dict[str, Any]
     before: dict[str, dict[str, Any]]
     tables: dict[str, dict[str, dict[str, Any]]]
 
@@ -138,7 +139,7 @@ def written(value: Any) -> str:
 
 def make_run(plan: Plan, name: str, seed: int, options: argparse.Namespace) -> Run:
     """Return the run of a row and a seed."""
-    keys = dict(plan.rows[name])
+    keys = plan.common | plan.rows[name]
     steps = max(1, round(plan.steps * keys.pop("share", 1)))
     after = make_run(plan, keys["init_from"], seed, options) if "init_from" in keys else None
     every = math.ceil(steps / 10)  # a cure may look at what a validation says
