@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqvae.data.midi.melody import BENT, FIRST_NOTE, ONSETS, OUT_OF_RANGE, to_notes
-from seqvae.data.midi.reading import MidiError, read_midi
+from seqvae.data.midi.notes import read_song
+from seqvae.data.midi.reading import MidiError
 from seqvae.data.midi.tokenizer import MelodyTokenizer
 from seqvae.data.preparation import (
     Outcome,
@@ -75,18 +76,20 @@ def prepare_midi(
 def _convert(path: Path, *, source: Path, codec: MelodyTokenizer, min_notes: int) -> Outcome:
     name = name_of(path, source)
     try:
-        midi = read_midi(path)
+        midi = read_song(path)
     except MidiError as error:
         return Rejected(name, error.rule, str(error))
     melodies, dropped, counted = codec.melodies(midi)
     windows = []
-    for window in (window for melody in melodies for window in codec.stride_windows(melody.events)):
+    for window in (window for melody in melodies for window in codec.stride_windows(melody.events, melody.bar)):
         if np.count_nonzero(window >= FIRST_NOTE) >= min_notes:
             windows.append(window)
         else:
             dropped[f"fewer than {min_notes} notes"] += 1
     if not windows:
-        rules = [rule for rule, _ in dropped.most_common()] + [rule for rule in counted if rule == OUT_OF_RANGE]
+        rules = [rule for rule, _ in dropped.most_common()] + [
+            rule for rule in counted if rule == OUT_OF_RANGE and counted[rule]
+        ]
         return Rejected(name, (rules or ["no instrument but drums plays"])[0])
     split = split_of(path, source)
     # with a split of the user's own a repeat stays where it was put, and is flagged instead
