@@ -79,15 +79,20 @@ def transcribe(
     starts = np.array([part.start for part in parts])
     result = Transcription([], Counter(), Counter())
     for number, track in (tracks or Tracks()).chosen(song):
-        heard = (track.notes[:, PITCH] >= LOWEST) & (track.notes[:, PITCH] <= HIGHEST)
-        result.counted[OUT_OF_RANGE] += int((~heard).sum())
-        notes = track.notes[heard]
+        notes = in_range(track.notes, result.counted)
         # a note up to half a step early belongs to the bar line that it rounds to
         reached = (2 * steps_per_quarter * notes[:, START] + song.resolution) // (2 * steps_per_quarter)
         places = np.searchsorted(starts, reached, side="right") - 1
         for place in np.unique(places):
             _add(result, number, parts[place], notes[places == place], song.resolution, steps_per_quarter, bars)
     return result
+
+
+def in_range(notes: NDArray[np.int64], counted: Counter[str]) -> NDArray[np.int64]:
+    """Return the rows of a note table whose pitches have a class; count the others."""
+    heard = (notes[:, PITCH] >= LOWEST) & (notes[:, PITCH] <= HIGHEST)
+    counted[OUT_OF_RANGE] += int((~heard).sum())
+    return notes[heard]
 
 
 def _add(
@@ -107,7 +112,7 @@ def _add(
         result.dropped[stretch.refusal] += max(1, last - first + 2 - bars)  # windows that the notes span
         return
     steps, moved = on_grid(times, resolution, steps_per_quarter)
-    line = _skyline(np.column_stack([steps, notes[:, PITCH]]))
+    line = skyline(np.column_stack([steps, notes[:, PITCH]]))
     result.lines.append(Line(number, line, int(stretch.bar), stretch.meter))
     bent = times[4 * moved[:, 0] > resolution, 0]
     result.counted[ONSETS] += len(notes)
@@ -128,11 +133,14 @@ def on_grid(
     return steps, np.abs(steps_per_quarter * ticks - resolution * steps)
 
 
-def _skyline(notes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return one note a step at most, the highest, each ending at the latest where the next begins."""
+def skyline(notes: NDArray[np.int64], keep_first: bool = False) -> NDArray[np.int64]:
+    """Return one note a step at most, the highest, each ending at the latest where the next begins.
+
+    Of equal pitches the longest stays, or with `keep_first` the one that stands first.
+    """
     start, end, pitch = notes.T
     end = np.maximum(end, start + 1)
-    order = np.lexsort((end, pitch, start))  # of equal pitches the longest is last
+    order = np.lexsort((-np.arange(len(notes)) if keep_first else end, pitch, start))  # what stays is last
     line = np.column_stack([start, end, pitch])[order]
     line = line[np.append(line[1:, 0] != line[:-1, 0], True)]
     line[:-1, 1] = np.minimum(line[:-1, 1], line[1:, 0])

@@ -238,6 +238,11 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
         highest = min(self.transpose, VOCAB_SIZE - 1 - int(struck.max()))
         return torch.where(tensor >= FIRST_NOTE, tensor + int(rng.integers(lowest, highest + 1)), tensor)
 
+    def listed(self, tensor: Tensor) -> dict[str, Any]:
+        """Return a window's events, as Magenta writes them: -2 nothing new, -1 the note ends, else a pitch."""
+        first = FIRST_NOTE - LOWEST
+        return {"events": [event - first if event >= FIRST_NOTE else event - 2 for event in tensor.tolist()]}
+
     def sizes(self, tensor: Tensor) -> dict[str, int]:
         return {"step": len(tensor)}
 
