@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae.data.midi.melody import FIRST_NOTE, to_notes
+from seqvae.data.midi.melody import FIRST_NOTE, note_columns
 from seqvae.data.midi.notes import Song
 from seqvae.data.midi.tokenizer import MelodyTokenizer
 
@@ -49,6 +49,7 @@ def tune_key(melodies: Iterable[NDArray[np.uint8]]) -> str:
     """Return a digest of rhythm and intervals: the same for a tune in every key."""
     digest = hashlib.sha256()
     for events in melodies:
-        notes = to_notes(events)
-        digest.update(repr([(note.start, note.end, note.pitch - notes[0].pitch) for note in notes]).encode())
+        starts, ends, pitches = note_columns(events)
+        rows = zip(starts.tolist(), ends.tolist(), (pitches - pitches[0]).tolist(), strict=True)
+        digest.update(repr(list(rows)).encode())
     return digest.hexdigest()

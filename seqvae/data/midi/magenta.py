@@ -39,7 +39,7 @@ def magenta_windows(song: Song, *, bars: int = 2, tracks: str | None = None) -> 
         notes = in_range(track.notes, counted)
         seconds = _seconds(song, notes[:, [START, END]])
         owners = np.searchsorted(starts, seconds[:, 0], side="right") - 1
-        for owner in np.unique(owners):
+        for owner in np.flatnonzero(np.bincount(owners)):
             piece, pitches = pieces[owner], notes[owners == owner, PITCH]
             times = np.minimum(seconds[owners == owner], piece.end) - piece.start
             steps = (times * (STEPS_A_QUARTER * piece.qpm / 60.0) + 0.5).astype(np.int64)

@@ -3,7 +3,7 @@
 import importlib.util
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pretty_midi
@@ -117,9 +117,9 @@ def check_reader(reader: str) -> None:
 
 
 def _read_with_symusic(data: bytes, ticks: int) -> Song:
-    from symusic import Score
+    import symusic
 
-    score = Score.from_midi(data)
+    score: Any = symusic.Score.from_midi(data)  # its types leave most of it out
     resolution = COARSE_RESOLUTION if ticks > MAX_TICKS else score.tpq  # as read_midi
 
     tracks = []
@@ -155,7 +155,8 @@ def _ended(start: NDArray[np.int64], length: NDArray[np.int64], pitch: NDArray[n
 
 def ordered(notes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the rows by start, then end, pitch and velocity."""
-    return notes[np.lexsort(notes.T[::-1])]
+    start, end, pitch, velocity = notes.T
+    return notes[np.lexsort((pitch << 7 | velocity, start << 32 | end))]  # two keys sort faster than four
 
 
 def tempo_map(changes: list[tuple[int, int]]) -> list[tuple[int, float]]:

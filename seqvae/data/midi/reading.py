@@ -56,12 +56,14 @@ def one_reason(path: Path) -> Iterator[None]:
 
 
 def checked_bytes(path: Path) -> tuple[bytes, int]:
-    """Return a Standard MIDI File that any parser may be given, without its RIFF wrapper, and its length in ticks.
+    """Return a MIDI file that any parser may be given, in its plainest form, and its length in ticks.
 
     Raises MidiError for one that is damaged or beyond the limits, OSError for one that cannot be read.
     """
     data = _midi_bytes(path)
-    return data, _scan(data)
+    ticks = _scan(data)
+    (length,) = struct.unpack(">I", data[4:8])  # of the header; symusic takes no other than 6
+    return data[:4] + struct.pack(">I", 6) + data[8:14] + data[8 + length :], ticks
 
 
 def check_length(seconds: float) -> None:
@@ -126,11 +128,13 @@ def _rearrange(song: mido.MidiFile, conductor: Sequence[str], resolution: int) -
 # channel prefix, tempo, SMPTE offset, time signature, key signature
 _META_LENGTHS = {0x20: 1, 0x51: 3, 0x54: 5, 0x58: 4, 0x59: 2}
 
-# runs of channel messages, running status included, whose status byte is followed by two data bytes or by one
+# Channel messages whose status byte is followed by two data bytes, and those where by one. Each: a run of them, the
+# same where a running status goes on, and the delta time of one.
 _DELTA, _DATA = rb"[\x80-\xff]{0,3}+[\x00-\x7f]", rb"[\x00-\x7f]"
 _RUNS = [
     (
         re.compile(rb"(?:%b(%b)%b(?:%b%b)*+)++" % (_DELTA, status, data, _DELTA, data)),
+        re.compile(rb"(?:%b%b)*+(?:%b(%b)%b(?:%b%b)*+)*+" % (_DELTA, data, _DELTA, status, data, _DELTA, data)),
         re.compile(rb"(%b)[\x80-\xff]?%b" % (_DELTA, data)),
     )
     for status, data in ((rb"[\x80-\xbf\xe0-\xef]", _DATA * 2), (rb"[\xc0-\xdf]", _DATA))
@@ -174,23 +178,26 @@ def _scan(data: bytes) -> int:
 def _scan_track(track: bytes, events: int) -> tuple[int, int]:
     """Return the track's ticks, and `events` with its events added; IndexError where it ends too soon."""
     position = ticks = status = 0
+    deltas: list[bytes] = []
     while position < len(track):
-        for run, event in _RUNS:
-            if found := run.match(track, position):
-                deltas = event.findall(found[0])
-                ticks, events = ticks + _total(deltas), events + len(deltas)
-                position, status = found.end(), found[1][0]
+        for short, (run, going_on, event) in enumerate(_RUNS):
+            goes_on = status and short == (0xC0 <= status < 0xE0)
+            if found := (going_on if goes_on else run).match(track, position):
+                deltas += event.findall(track, position, found.end())
+                position, status = found.end(), found[1][0] if found[1] else status
         if position < len(track):
             delta, position, status = _scan_event(track, position, status)
             ticks, events = ticks + delta, events + 1
-        if events > MAX_EVENTS:
+        if events + len(deltas) > MAX_EVENTS:
             raise MidiError(f"has more than {MAX_EVENTS:,} events", "beyond the limits")
-    return ticks, events
+    return ticks + _total(deltas), events + len(deltas)
 
 
 def _total(deltas: Sequence[bytes]) -> int:
     """Return the sum of variable-length quantities."""
     digits = np.frombuffer(b"".join(deltas), np.uint8)
+    if len(digits) == len(deltas):
+        return int(digits.sum())
     last = np.flatnonzero(digits < 0x80)
     places = np.repeat(last, np.diff(last, prepend=-1)) - np.arange(len(digits))  # digits that follow in the number
     return int(((digits & 0x7F).astype(np.int64) << 7 * places).sum())
@@ -209,7 +216,7 @@ def _scan_event(track: bytes, position: int, status: int) -> tuple[int, int, int
         raise MidiError(f"status byte {byte:#x}, which no file may hold")
     if byte < 0xF0:
         end = position + (1 if 0xC0 <= status < 0xE0 else 2)
-        if any(data > 0x7F for data in track[position:end]):
+        if not track[position:end].isascii():
             raise MidiError(f"a data byte above 127 after status byte {status:#x}")
     else:
         length, body = _variable_length(track, position + 2 if byte == 0xFF else position + 1)
