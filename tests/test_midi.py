@@ -1,7 +1,6 @@
 """The guarded reader, the melody codec and the preparation of a folder of MIDI files."""
 
 import json
-import logging
 import math
 import os
 import random
@@ -893,19 +892,6 @@ def test_windows_of_few_notes_are_left_out_and_counted(tmp_path: Path) -> None:
     report = prepare_midi(source, tmp_path / "root")
     assert report.dropped["fewer than 3 notes"] == 6  # the windows at bars 0 and 1
     assert sum(report.windows.values()) + report.dropped["repeats a window of its split"] == 6
-
-
-def test_rhythms_off_the_grid_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    for seed in range(3):
-        triplets = [(n * 4 / 3, (n + 1) * 4 / 3, 60 + (seed + 1) * n % 13) for n in range(24)]
-        (source / f"{seed}.mid").write_bytes(song(triplets))
-    with caplog.at_level(logging.WARNING):
-        prepare_midi(source, tmp_path / "root")
-    assert [record.getMessage() for record in caplog.records] == [
-        "67 % of onsets lie off the 16-step grid; triplets or human timing are bent to it"
-    ]
 
 
 def test_rhythms_on_the_grid_raise_no_alarm(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
