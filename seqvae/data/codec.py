@@ -80,6 +80,10 @@ class Codec(ABC, Generic[Item]):
         """
         return tensor
 
+    def listed(self, tensor: Tensor) -> dict[str, Any]:
+        """Return a window as plain JSON values, in the signs that people know of its modality; by default as it is."""
+        return {"values": tensor.tolist()}
+
     @abstractmethod
     def sizes(self, tensor: Tensor) -> dict[str, int]:
         """Return how many units a window holds, by the unit's name: what nats are divided by."""

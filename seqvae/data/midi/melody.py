@@ -1,25 +1,28 @@
-"""From a song to monophonic lines on a grid of sixteenths, from lines to classes, and back."""
+"""From a song to monophonic lines on a grid of steps, from lines to classes, and back."""
 
-import math
-from bisect import bisect_right
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import pretty_midi
 from numpy.typing import NDArray
 
+from seqvae.data.midi.meters import COMMON, Meter, Stretch, stretches
+from seqvae.data.midi.notes import END, PITCH, START, Song, song_of
+from seqvae.data.midi.tracks import Tracks
+
 NO_EVENT, NOTE_OFF, FIRST_NOTE = 0, 1, 2  # classes; FIRST_NOTE + n strikes pitch LOWEST + n
 LOWEST, HIGHEST = 21, 108
 VOCAB_SIZE = FIRST_NOTE + HIGHEST - LOWEST + 1
 STEPS_A_BEAT = 4  # a beat is a quarter note
+TRIPLET_STEPS = 12  # a quarter note, where triplets have steps of their own
 BAR = 16  # steps
-STRICT_METERS = ("4/4", "2/2", "2/4")
-METERS = ("strict", "folded")
 
 ONSETS = "onsets in all"
 BENT = "onsets moved by more than a quarter of a step"
+TRIPLETS = f"of these near a step of {TRIPLET_STEPS} a quarter note (triplets)"
 OUT_OF_RANGE = f"notes left out: outside pitches {LOWEST} to {HIGHEST}"
 
 
@@ -34,8 +37,10 @@ class Note(NamedTuple):
 class Line(NamedTuple):
     """What one instrument plays under one time signature, one note at a time; steps count from a bar line."""
 
-    instrument: int  # its place among PrettyMIDI.instruments
-    notes: list[Note]
+    instrument: int  # its place among the song's tracks
+    notes: NDArray[np.int64]  # [note 3] as Note
+    bar: int = BAR  # steps
+    meter: Meter = COMMON
 
 
 class Transcription(NamedTuple):
@@ -54,117 +59,109 @@ class Transcription(NamedTuple):
         return [line for line in self.lines if line.instrument == best]
 
 
-def transcribe(midi: pretty_midi.PrettyMIDI, meter: str = "strict", bars: int = 2) -> Transcription:
-    """Return the lines of every instrument but drums, after the rules of MusicVAE (Roberts et al., 2018).
+def transcribe(
+    midi: pretty_midi.PrettyMIDI | Song,
+    meter: str = "strict",
+    bars: int = 2,
+    *,
+    steps_per_quarter: int = STEPS_A_BEAT,
+    tracks: Tracks | None = None,
+    split_on_tempo: bool = False,
+) -> Transcription:
+    """Return the lines of the chosen tracks, of all but drums by default, after MusicVAE (Roberts et al., 2018).
 
     Times are counted in the song's own beats, so tempo changes move nothing. Of several notes on one step the highest
-    stays; a later onset ends the note before it. With `meter="strict"` bars begin where time signatures say, and music
-    in other metres than 4/4, 2/2 and 2/4 is left out, counted in windows of `bars` bars.
+    stays; a later onset ends the note before it. Bars begin where time signatures say (see `stretches`); music in
+    metres that `meter` leaves out is counted in windows of `bars` bars.
     """
-    stretches = [_Stretch(0.0, math.inf, "4/4")] if meter == "folded" else _stretches(midi)
-    starts = [stretch.start for stretch in stretches]
+    song = song_of(midi)
+    parts = stretches(song, meter, steps_per_quarter, split_on_tempo)
+    starts = np.array([part.start for part in parts])
     result = Transcription([], Counter(), Counter())
-    for number, instrument in enumerate(midi.instruments):
-        parts: defaultdict[int, list[_Timed]] = defaultdict(list)
-        for note in instrument.notes if not instrument.is_drum else []:
-            if not LOWEST <= note.pitch <= HIGHEST:
-                result.counted[OUT_OF_RANGE] += 1
-                continue
-            start, end = in_beats(midi, note.start), in_beats(midi, note.end)
-            # a note up to half a step early belongs to the bar line that it rounds to
-            place = bisect_right(starts, start + 0.5 / STEPS_A_BEAT) - 1
-            start, end = (STEPS_A_BEAT * (min(beat, stretches[place].end) - starts[place]) for beat in (start, end))
-            parts[place].append(_Timed(start, end, note.pitch))
-        for place, part in sorted(parts.items()):
-            if stretches[place].meter in STRICT_METERS:
-                result.lines.append(Line(number, _skyline(part)))
-                result.counted[ONSETS] += len(part)
-                result.counted[BENT] += sum(abs(note.start - nearest(note.start)) > 0.25 for note in part)
-            else:
-                rule = f"time signature {stretches[place].meter} (strict keeps {', '.join(STRICT_METERS)})"
-                result.dropped[rule] += _count_windows(part, stretches[place].meter, bars)
+    for number, track in (tracks or Tracks()).chosen(song):
+        notes = in_range(track.notes, result.counted)
+        # a note up to half a step early belongs to the bar line that it rounds to
+        reached = (2 * steps_per_quarter * notes[:, START] + song.resolution) // (2 * steps_per_quarter)
+        places = np.maximum(np.searchsorted(starts, reached, side="right") - 1, 0)
+        for place in np.flatnonzero(np.bincount(places)):
+            _add(result, number, parts[place], notes[places == place], song.resolution, steps_per_quarter, bars)
     return result
 
 
-def in_beats(midi: pretty_midi.PrettyMIDI, seconds: float) -> float:
-    """Return a time in quarter notes from the start of the song, by its own map of tempos."""
-    return int(midi.time_to_tick(seconds)) / int(midi.resolution)
+def in_range(notes: NDArray[np.int64], counted: Counter[str]) -> NDArray[np.int64]:
+    """Return the rows of a note table whose pitches have a class; count the others."""
+    heard = (notes[:, PITCH] >= LOWEST) & (notes[:, PITCH] <= HIGHEST)
+    counted[OUT_OF_RANGE] += int((~heard).sum())
+    return notes[heard]
 
 
-def nearest(steps: float) -> int:
-    """Return the nearest step; halves go up, everywhere, where round() would send every other one down."""
-    return math.floor(steps + 0.5)
+def _add(
+    result: Transcription,
+    number: int,
+    stretch: Stretch,
+    notes: NDArray[np.int64],
+    resolution: int,
+    steps_per_quarter: int,
+    bars: int,
+) -> None:
+    """Add what one track plays in one stretch."""
+    times = np.minimum(notes[:, [START, END]], stretch.end) - stretch.bar_line
+    if stretch.refusal:
+        onsets = times[:, 0] * steps_per_quarter * stretch.bar.denominator
+        first, last = (int(tick) // (resolution * stretch.bar.numerator) for tick in (onsets.min(), onsets.max()))
+        result.dropped[stretch.refusal] += max(1, last - first + 2 - bars)  # windows that the notes span
+        return
+    steps, moved = on_grid(times, resolution, steps_per_quarter)
+    line = skyline(np.column_stack([steps, notes[:, PITCH]]))
+    result.lines.append(Line(number, line, int(stretch.bar), stretch.meter))
+    bent = times[4 * moved[:, 0] > resolution, 0]
+    result.counted[ONSETS] += len(notes)
+    result.counted[BENT] += len(bent)
+    if steps_per_quarter < TRIPLET_STEPS:
+        missed = on_grid(bent, resolution, TRIPLET_STEPS)[1]
+        result.counted[TRIPLETS] += int((4 * missed <= resolution).sum())
 
 
-class _Timed(NamedTuple):
-    """One note before it is put on the grid; start and end in steps."""
+def on_grid(
+    ticks: NDArray[np.int64], resolution: int, steps_per_quarter: int = STEPS_A_BEAT
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the nearest step to each tick, and how far it is, in parts of a step of which `resolution` make one.
 
-    start: float
-    end: float
-    pitch: int
-
-
-class _Stretch(NamedTuple):
-    """The music under one time signature, which also sets where bars begin."""
-
-    start: float  # beats
-    end: float
-    meter: str
+    Halves go up, everywhere, where round() would send every other one down.
+    """
+    steps = (2 * steps_per_quarter * ticks + resolution) // (2 * resolution)
+    return steps, np.abs(steps_per_quarter * ticks - resolution * steps)
 
 
-def _stretches(midi: pretty_midi.PrettyMIDI) -> list[_Stretch]:
-    """Return the song's stretches; a signature that changes neither bars nor bar lines begins no new one."""
-    meters = {0: "4/4"}
-    for change in sorted(midi.time_signature_changes, key=lambda change: float(change.time)):
-        meters[int(midi.time_to_tick(change.time))] = f"{change.numerator}/{change.denominator}"
-    kept: list[tuple[int, str]] = []
-    for tick, meter in meters.items():
-        if kept and meter in STRICT_METERS and kept[-1][1] in STRICT_METERS:
-            if (tick - kept[-1][0]) % (BAR // STEPS_A_BEAT * midi.resolution) == 0:
-                continue
-        elif kept and meter == kept[-1][1]:
-            continue
-        kept.append((tick, meter))
-    beats = [tick / midi.resolution for tick, _ in kept] + [math.inf]
-    return [_Stretch(beats[place], beats[place + 1], meter) for place, (_, meter) in enumerate(kept)]
+def skyline(notes: NDArray[np.int64], keep_first: bool = False) -> NDArray[np.int64]:
+    """Return one note a step at most, the highest, each ending at the latest where the next begins.
+
+    Of equal pitches the longest stays, or with `keep_first` the one that stands first.
+    """
+    start, end, pitch = notes.T
+    end = np.maximum(end, start + 1)
+    order = np.lexsort((-np.arange(len(notes)) if keep_first else end, pitch, start))  # what stays is last
+    line: NDArray[np.int64] = np.stack([start, end, pitch], axis=1)[order]
+    line = line[np.append(line[1:, 0] != line[:-1, 0], True)]
+    line[:-1, 1] = np.minimum(line[:-1, 1], line[1:, 0])
+    return line
 
 
-def _count_windows(part: Sequence[_Timed], meter: str, bars: int) -> int:
-    """Return how many windows of `bars` bars of its own metre the notes span, at a stride of one bar."""
-    numerator, denominator = map(int, meter.split("/"))
-    bar = 4 * STEPS_A_BEAT * numerator / denominator
-    first, last = min(note.start for note in part), max(note.start for note in part)
-    return max(1, int(last // bar - first // bar) + 2 - bars)
-
-
-def _skyline(part: Iterable[_Timed]) -> list[Note]:
-    """Return one note a step at most, the highest, each ending at the latest where the next begins."""
-    highest: dict[int, Note] = {}
-    for start, end, pitch in part:
-        note = Note(nearest(start), max(nearest(end), nearest(start) + 1), pitch)
-        rival = highest.get(note.start, note)
-        highest[note.start] = max(note, rival, key=lambda one: (one.pitch, one.end))
-    notes = [highest[step] for step in sorted(highest)]
-    for place in range(len(notes) - 1):
-        notes[place] = notes[place]._replace(end=min(notes[place].end, notes[place + 1].start))
-    return notes
-
-
-def phrases(notes: Sequence[Note]) -> Iterator[Sequence[Note]]:
-    """Cut a line wherever it is silent for a bar or longer."""
-    cuts = [place for place in range(1, len(notes)) if notes[place].start - notes[place - 1].end >= BAR]
-    for first, last in zip([0, *cuts], [*cuts, len(notes)], strict=True):
+def phrases(notes: NDArray[np.int64], silence: float = BAR) -> Iterator[NDArray[np.int64]]:
+    """Cut a line wherever it is silent for so many steps or more."""
+    cuts = (np.flatnonzero(notes[1:, 0] - notes[:-1, 1] >= silence) + 1).tolist()
+    for first, last in pairwise([0, *cuts, len(notes)]):
         yield notes[first:last]
 
 
-def to_events(notes: Sequence[Note]) -> NDArray[np.uint8]:
+def to_events(notes: Sequence[Note] | NDArray[np.int64], bar: int = BAR) -> NDArray[np.uint8]:
     """Return a line's classes in whole bars, from the bar of its first note on."""
-    first = notes[0].start // BAR * BAR
-    bars = -(-(notes[-1].end - first) // BAR)
-    events = np.full(bars * BAR + 1, NO_EVENT, np.uint8)
-    events[[note.end - first for note in notes]] = NOTE_OFF
-    for note in notes:  # after the ends: an onset needs no note off before it
-        events[note.start - first] = FIRST_NOTE + note.pitch - LOWEST
+    starts, ends, pitches = np.asarray(notes).T
+    first = starts[0] // bar * bar
+    bars = -(-(ends[-1] - first) // bar)
+    events = np.full(bars * bar + 1, NO_EVENT, np.uint8)
+    events[ends - first] = NOTE_OFF
+    events[starts - first] = FIRST_NOTE + pitches - LOWEST  # after the ends: an onset needs no note off before it
     return events[:-1]
 
 
@@ -175,28 +172,29 @@ def to_notes(events: NDArray[Any]) -> list[Note]:
     """
     if len(events) and not 0 <= events.min() <= events.max() < VOCAB_SIZE:
         raise ValueError(f"classes must be from 0 to {VOCAB_SIZE - 1}, got {events.min()} to {events.max()}")
-    changes = [int(step) for step in np.flatnonzero(events)]
-    return [
-        Note(start, end, int(events[start]) - FIRST_NOTE + LOWEST)
-        for start, end in zip(changes, [*changes, len(events)][1:], strict=True)
-        if events[start] >= FIRST_NOTE
-    ]
+    return [Note(*row) for row in zip(*(column.tolist() for column in note_columns(events)), strict=True)]
 
 
-def cut(events: NDArray[np.uint8], start: int, size: int) -> NDArray[np.uint8]:
-    """Return `size` steps of a line that need nothing before them, with rest beyond its end.
+def note_columns(events: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the starts, ends and pitches of the notes that classes spell."""
+    changes = np.flatnonzero(events)
+    struck = events[changes] >= FIRST_NOTE
+    starts, ends = changes[struck], np.append(changes[1:], len(events))[struck]
+    return starts, ends, events[starts].astype(np.int64) + LOWEST - FIRST_NOTE
 
-    A note held over the start is struck again there; a note off there ends nothing and goes.
+
+def cut(events: NDArray[np.uint8], size: int, stride: int) -> NDArray[np.uint8]:
+    """Return [window size]: windows at every `stride` steps that hold all of a line, with rest beyond its end.
+
+    They need nothing before them: a note held over a start is struck again there, a note off there ends nothing and
+    goes.
     """
-    window = np.full(size, NO_EVENT, np.uint8)
-    part = events[start : start + size]
-    window[: len(part)] = part
-    earlier = events[:start][events[:start] != NO_EVENT]
-    if window[0] == NOTE_OFF:
-        window[0] = NO_EVENT
-    elif window[0] == NO_EVENT and len(earlier) and earlier[-1] >= FIRST_NOTE:
-        window[0] = earlier[-1]
-    struck = window[window != NO_EVENT]
-    if len(part) < size and len(struck) and struck[-1] >= FIRST_NOTE:
-        window[len(part)] = NOTE_OFF
-    return window
+    count = max(0, -((size - len(events)) // stride)) + 1
+    line = np.full(max((count - 1) * stride + size, len(events) + 1), NO_EVENT, np.uint8)
+    line[: len(events)] = events
+    steps, starts = np.arange(len(line)), stride * np.arange(count)
+    latest = line[np.maximum.accumulate(steps * (line != NO_EVENT))]  # the last event up to each step
+    line[len(events)] = NOTE_OFF if latest[-1] >= FIRST_NOTE else NO_EVENT
+    windows: NDArray[np.uint8] = line[starts[:, None] + steps[:size]]
+    windows[:, 0] = np.where(latest[starts] >= FIRST_NOTE, latest[starts], NO_EVENT)
+    return windows
