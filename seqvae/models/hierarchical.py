@@ -81,10 +81,12 @@ class HierarchicalDecoder(Decoder):
         nothing = z.new_ones(len(z), -(-length // self.segment_length), 1)
         return run_lstm(self.conductor, nothing, self._conductor_state(z))[0].flatten(0, 1)
 
-    def _segments(self, values: Shaped[Tensor, "batch time"]) -> Shaped[Tensor, "batch_and_segments segment"]:
+    def _segments(
+        self, values: Shaped[Tensor, "batch time *parts"]
+    ) -> Shaped[Tensor, "batch_and_segments segment *parts"]:
         """Return the segments of every row below each other, the last one filled up with -1."""
-        missing = -values.shape[1] % self.segment_length
-        filled = torch.cat([values, torch.full_like(values[:, :1], -1).expand(-1, missing)], dim=1)
+        rows, length, *parts = values.shape
+        filled = torch.cat([values, values.new_full((rows, -length % self.segment_length, *parts), -1)], dim=1)
         segments: Tensor = filled.unflatten(1, (-1, self.segment_length)).flatten(0, 1)
         return segments
 
