@@ -170,8 +170,8 @@ def test_only_a_training_step_feeds_it_and_what_it_reports_has_a_name_of_its_own
     sampling = ScheduledSampling(Constant(1.0))
     for objective in (BetaELBO(Constant()), IWAE(Constant()), Autoencoder()):
         plain = {"elbo", "log_likelihood", "log_likelihood_at_mean", "iw_bound"}
-        reported = TrainingStep(vae, objective, sampling)(x, 0.0).metrics  # type: ignore[arg-type]
-        direct = objective(vae, x, 0.0).metrics  # type: ignore[operator]
+        reported = TrainingStep(vae, objective, sampling)(x, 0.0).metrics
+        direct = objective(vae, x, 0.0).metrics
         assert not plain & reported.keys()
         assert {name.removesuffix("_own_past") for name in reported} == direct.keys() | {"sampling_rate"}
         assert plain & direct.keys()
