@@ -25,6 +25,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "models.softmax": (),
     "models.likelihoods.": ("gaussian", "models.likelihoods."),
     "models.lstm": ("vae", "models.layers", "models.lstm_encoder", "models.decoding", "models.softmax"),
+    "models.hierarchical": ("vae", "models.layers", "models.lstm", "models.lstm_encoder", "models.decoding"),
     "models.lstm_encoder": ("vae", "gaussian", "models.layers"),
     "models.conv": ("vae", "gaussian", "models.layers", "models.decoding", "models.likelihoods"),
     "data.": ("data.",),

@@ -17,7 +17,7 @@ from seqvae.harness.config import REGISTRY, _public, build
 from tests.helpers.hostile import HARMFUL, HOSTILE, SPECIAL, Row, _locate, call, lay, node
 
 CONF = conf_dir()
-GROUPS = ("model", "likelihood", "prior", "objective", "schedule", "optimizer")
+GROUPS = ("model", "likelihood", "prior", "objective", "sampling", "schedule", "optimizer")
 NODES = sorted(path for group in GROUPS for path in (CONF / group).rglob("*.yaml"))
 LINEAR = "seqvae.schedules.Linear"
 OBJECTIVE = "seqvae.objectives.BetaELBO"

@@ -14,7 +14,7 @@ from tests.helpers.worlds import MODEL, World, configuration
 FOLDER = conf_dir() / "experiment"
 EXPERIMENTS = {path.relative_to(FOLDER).with_suffix("").as_posix(): path for path in sorted(FOLDER.rglob("*.yaml"))}
 
-SMALLER = ("latent_dim", "embedding_dim", "encoder_hidden_dim", "hidden_dim", "width", "features")
+SMALLER = ("latent_dim", "embedding_dim", "encoder_hidden_dim", "conductor_dim", "hidden_dim", "width", "features")
 
 GetWorld = Callable[[str], World]
 

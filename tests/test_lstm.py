@@ -83,6 +83,40 @@ def test_z_reaches_every_step_and_both_states_of_every_layer() -> None:
     assert (other - decoder.step(torch.tensor([1, 1]), state)[0]).abs().min() > 0
 
 
+def written_out(weights: Any, inputs: Tensor, hidden: Tensor, cell: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Return an LSTM layer's output at every time, and the last, as its equations say."""
+    outputs = []
+    for x in inputs.unbind(1):
+        w_x, w_h, b_x, b_h = weights
+        i, f, g, o = (x @ w_x.T + b_x + hidden @ w_h.T + b_h).chunk(4, dim=-1)
+        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        hidden = o.sigmoid() * cell.tanh()
+        outputs.append(hidden)
+    return outputs, hidden
+
+
+def test_the_flat_model_is_musicvaes_written_out() -> None:
+    """Roberts et al. (2018), and what an export to its own library relies on."""
+    encoder, decoder = tiny(num_layers=2)
+    x, z = torch.randint(0, 4, (2, 3)), torch.randn(2, 3)
+    one_hot = F.one_hot(x, 4).float()
+    # one bidirectional layer, the last states of both directions
+    embedded, nothing = one_hot @ encoder.embedding.weight, torch.zeros(2, 5)
+    forwards, backwards = encoder.lstm.all_weights
+    _, last = written_out(forwards, embedded, nothing, nothing)
+    _, first = written_out(backwards, embedded.flip(1), nothing, nothing)
+    torch.testing.assert_close(encoder(x).mean, encoder.head.mean(torch.cat([last, first], -1)))
+    # every layer's states from z, z in the first layer's inputs, the first token a zero vector
+    c0, h0, c1, h1 = torch.tanh(decoder.initial_state(z)).chunk(4, dim=-1)
+    past = torch.cat([torch.zeros(2, 1, 4), one_hot[:, :-1]], 1)
+    inputs = torch.cat([past @ decoder.embedding.weight, z.unsqueeze(1).expand(-1, 3, -1)], -1)
+    lower, _ = written_out(decoder.lstm.all_weights[0], inputs, h0, c0)
+    upper, _ = written_out(decoder.lstm.all_weights[1], torch.stack(lower, 1), h1, c1)
+    torch.testing.assert_close(
+        decoder.logits(x, z), torch.stack(upper, 1) @ decoder.output.weight.T + decoder.output.bias
+    )
+
+
 def test_the_first_input_is_the_zero_vector() -> None:
     _, decoder = tiny()
     assert not decoder.embedding(torch.tensor([-1])).any()

@@ -34,6 +34,7 @@ CURES = (
     "model.z_to_output=true",
     "trainer.aggressive_steps=2",
 )
+OWN_PAST = ("sampling=scheduled", "sampling.rate.share=1.0", "sampling.passes=2")
 NEVER_BETTER = ("optimizer.lr=1e-30", "trainer.patience=2")  # the third validation ends it
 
 
@@ -49,7 +50,7 @@ class Row(NamedTuple):
 
 ROWS = [
     Row("melody", 0, 1, (*DROPOUT, "trainer.ema=0.9")),
-    Row("melody", 2, 2, (*DROPOUT, "objective.beta.share=1.0", "trainer.ema=0.9")),
+    Row("melody", 2, 2, (*DROPOUT, *OWN_PAST, "objective.beta.share=1.0", "trainer.ema=0.9")),
     Row("melody", 0, 1, (*NEVER_BETTER, *DROPOUT, "trainer.accumulate=3")),
     Row("text", 2, 1, (*CURES, "trainer.accumulate=2", "objective.beta.share=1.0", "trainer.ema=0.9")),
     Row("text", 0, 2, (*CURES, *NEVER_BETTER, "trainer.ema=0.9")),

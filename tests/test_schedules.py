@@ -38,6 +38,13 @@ def test_the_sigmoid_is_the_logistic_curve_between_its_ends() -> None:
     assert Sigmoid(0.0, 1.0, 1.0)(0.3) == pytest.approx(expected)
 
 
+def test_the_inverse_sigmoid_of_scheduled_sampling_is_a_sigmoid() -> None:
+    k, steps = 1000, 50_000  # MusicVAE's two-bar models: Bengio et al. (2015), section 2.4, 1 - k / (k + e^(i/k))
+    schedule = Sigmoid(0.0, 1.0, share=2 * k * math.log(k) / steps, steepness=2 * math.log(k))
+    for step in (0, 1000, 3000, 6908, 9000, 12_000, 13_815, 40_000):
+        assert schedule(step / steps) == pytest.approx(1 - k / (k + math.exp(step / k)), abs=2 / k)
+
+
 @given(st.floats(0, 5), st.sampled_from(SCHEDULES))
 def test_calling_a_schedule_changes_nothing_and_stays_in_bounds(progress: float, schedule: Schedule) -> None:
     assert schedule(progress) == schedule(progress)

@@ -90,6 +90,7 @@ def train(config: DictConfig) -> dict[str, float]:
     if newest is None and plain["init_from"] is not None:
         _warm_start(vae, plain["init_from"], plain["init_parts"])
     objective = build(plain["objective"])
+    sampling = build(plain["sampling"]) if plain.get("sampling") else None
     check_aggressive(options.aggressive_steps, vae, objective)
     optimizer = build(plain["optimizer"], params=vae.parameters())
     learning_rate = build(plain["learning_rate"])
@@ -98,7 +99,7 @@ def train(config: DictConfig) -> dict[str, float]:
         splits["train"].lengths, batch_size, plain["data"]["max_tokens"], plain["seed"], engine.world_size
     )
     (first,) = loader(splits["train"], codec, [[0, len(splits["train"]) - 1]], seed=0, epoch=0)
-    engine.rehearse(TrainingStep(vae, objective), first.x)
+    engine.rehearse(TrainingStep(vae, objective, sampling), first.x)
     trainer = Trainer(
         engine=engine,
         vae=vae,
@@ -122,6 +123,7 @@ def train(config: DictConfig) -> dict[str, float]:
         seed=plain["seed"],
         workers=plain["data"]["workers"],
         fresh_views=plain["data"]["fresh_views"],
+        sampling=sampling,
     )
     with _claimed(run_dir, engine):
         if engine.is_main:

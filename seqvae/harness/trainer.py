@@ -27,7 +27,7 @@ from seqvae.harness.profiling import profiler
 from seqvae.harness.signals import Stopped, StopSignals
 from seqvae.harness.tracking import ProgressBar, Tracker
 from seqvae.harness.validation import Validation
-from seqvae.objectives import BatchMean, Loss, Objective, batch_mean
+from seqvae.objectives import BatchMean, Loss, Objective, ScheduledSampling, batch_mean
 from seqvae.schedules import Schedule
 from seqvae.vae import VAE
 
@@ -43,12 +43,15 @@ class TrainingError(ValueError):
 class TrainingStep(nn.Module):
     """The one module that is wrapped, because DDP synchronises only through the wrapped forward."""
 
-    def __init__(self, vae: VAE, objective: Objective) -> None:
+    def __init__(self, vae: VAE, objective: Objective, sampling: ScheduledSampling | None = None) -> None:
         super().__init__()
         self.vae = vae
         self.objective = objective
+        self.sampling = sampling
 
     def forward(self, x: Tensor, progress: float, mean: BatchMean = batch_mean) -> Loss:
+        if self.sampling is not None:
+            return self.sampling(self.objective, self.vae, x, progress, mean)
         return self.objective(self.vae, x, progress, mean)
 
 
@@ -86,6 +89,7 @@ class Trainer:
     seed: int = 0
     workers: int = 0
     fresh_views: bool = True
+    sampling: ScheduledSampling | None = None
     progress: Progress = field(default_factory=Progress)
 
     def fit(self, resume: Path | None = None, settings: dict[str, Any] | None = None) -> dict[str, float]:
@@ -118,7 +122,7 @@ class Trainer:
         self.progress.schedule_steps = options.max_steps
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.module, self.optimizer = self.engine.setup(
-            TrainingStep(self.vae, self.objective), self.optimizer, options.compile
+            TrainingStep(self.vae, self.objective, self.sampling), self.optimizer, options.compile
         )
         self.average = _moving_average(self.vae, options.ema)
         self.used = self.vae if self.average is None else cast("VAE", self.average.module)

@@ -1,6 +1,7 @@
 """Networks: a builder returns (encoder, decoder), and a VAE is made of the two and a prior."""
 
 from seqvae.models.conv import conv
+from seqvae.models.hierarchical import hierarchical
 from seqvae.models.likelihoods import (
     Bernoulli,
     ContinuousBernoulli,
@@ -17,5 +18,6 @@ __all__ = [
     "DiscretizedLogistic",
     "MixtureOfLogistics",
     "conv",
+    "hierarchical",
     "lstm",
 ]

@@ -46,12 +46,20 @@ def _draw(weights: Float[Tensor, "batch choices"], generator: torch.Generator | 
 
     One random number a row: torch.multinomial draws one a choice, which costs as much as the network.
     """
-    # MPS has no float64; a float32 sum would miss weights below 1e-7 of it
-    precision = torch.float32 if weights.device.type == "mps" else torch.float64
-    cumulative = weights.to(precision).cumsum(-1)
-    point = torch.rand(len(weights), 1, generator=generator, device=weights.device, dtype=precision)
-    place = torch.searchsorted(cumulative, point * cumulative[:, -1:], right=True).squeeze(-1)
+    point = torch.rand(len(weights), generator=generator, device=weights.device, dtype=_precision(weights))
+    return draw_at(weights, point)
+
+
+def draw_at(weights: Float[Tensor, "batch choices"], point: Float[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+    """Return the choice of each row in which this point of [0, 1) lies, where its choices stand end to end."""
+    cumulative = weights.to(_precision(weights)).cumsum(-1)
+    place = torch.searchsorted(cumulative, point.unsqueeze(1) * cumulative[:, -1:], right=True).squeeze(-1)
     return place.clamp(max=weights.shape[-1] - 1)
+
+
+def _precision(weights: Tensor) -> torch.dtype:
+    """Return what sums of weights are in: a float32 sum would miss weights below 1e-7 of it, and MPS has no float64."""
+    return torch.float32 if weights.device.type == "mps" else torch.float64
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,11 @@ def dropout_of(rate: float, locked: bool) -> nn.Module:
     return LockedDropout(rate) if locked else nn.Dropout(rate)
 
 
+def past_of(x: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
+    """Return the token before each token, -1 before the first."""
+    return torch.cat([torch.full_like(x[:, :1], -1), x[:, :-1]], dim=1)
+
+
 def hide_tokens(tokens: Int[Tensor, "batch time"], rate: float) -> Int[Tensor, "batch time"]:
     """Return the tokens with a share of them replaced by -1, the zero vector of an embedding."""
     if not rate:

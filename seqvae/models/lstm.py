@@ -8,9 +8,8 @@ from typing import NamedTuple, Self
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from seqvae.models.decoding import Beam, Greedy, Strategy, generate
+from seqvae.models.decoding import Beam, Greedy, Strategy, draw_at, generate
 from seqvae.models.layers import (
     Bias,
     TokenEmbedding,
@@ -21,11 +20,12 @@ from seqvae.models.layers import (
     check_rate,
     dropout_of,
     hide_tokens,
+    past_of,
     run_lstm,
     spread_memory,
 )
 from seqvae.models.lstm_encoder import POOLINGS, LSTMEncoder, NoEncoder
-from seqvae.models.softmax import token_nats
+from seqvae.models.softmax import CHUNK_ROWS, token_nats
 from seqvae.vae import Decoder, Encoder
 
 
@@ -109,10 +109,13 @@ class LSTMDecoder(Decoder):
         return self.output(features).squeeze(1), state
 
     def logits(
-        self, x: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"]
+        self,
+        x: Int[Tensor, "batch time"],
+        z: Float[Tensor, "batch latent"],
+        past: Int[Tensor, "batch time"] | None = None,
     ) -> Float[Tensor, "batch time vocab"]:
-        """Return the logits of every token given z and the true tokens before it."""
-        logits: Tensor = self.output(self._features(x, z))
+        """Return the logits of every token given z and the true tokens before it, or what `past` has in their place."""
+        logits: Tensor = self.output(self._features(past_of(x) if past is None else past, z))
         if self._ends_here(x):
             forced = torch.full_like(logits[0, 0], -torch.inf)
             forced[self.end_id] = 0.0
@@ -124,10 +127,9 @@ class LSTMDecoder(Decoder):
         return self.end_id is not None and x.shape[1] == self.max_length
 
     def _features(
-        self, x: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"]
+        self, past: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"]
     ) -> Float[Tensor, "batch time features"]:
-        """Return what the softmax scores every token by, given z and the true tokens before it."""
-        past = F.pad(x[:, :-1], (1, 0), value=-1)
+        """Return what the softmax scores every token by, given z and the tokens fed before it."""
         # Bowman et al. (2016), section 3.1: the word is hidden, not its features
         if self.training:
             past = hide_tokens(past, self.word_dropout)
@@ -145,8 +147,14 @@ class LSTMDecoder(Decoder):
             features = features + self.from_z(state.z).unsqueeze(1)
         return features, DecoderState(hidden, cell, state.z)
 
-    def log_prob(self, x: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
-        features, scored = self._features(x, z), x
+    def log_prob(
+        self,
+        x: Int[Tensor, "batch time"],
+        z: Float[Tensor, "batch latent"],
+        past: Int[Tensor, "batch time"] | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """Return log p(x|z) in nats. With `past` fed in place of the true tokens before each, it is no p(x|z)."""
+        features, scored = self._features(past_of(x) if past is None else past, z), x
         if self._ends_here(x):  # the end is certain there and costs nothing
             scored = torch.cat([x[:, :-1], torch.full_like(x[:, -1:], -1)], dim=1)
         nats = token_nats(features.flatten(0, 1), self.output.weight, self.output.bias, scored.flatten())
@@ -155,8 +163,32 @@ class LSTMDecoder(Decoder):
             log_prob = log_prob.masked_fill((x[:, -1] >= 0) & (x[:, -1] != self.end_id), -torch.inf)
         return log_prob
 
-    def predict(self, x: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"]) -> Int[Tensor, "batch time"]:
-        return self.logits(x, z).argmax(-1).masked_fill(x < 0, -1)
+    @torch.no_grad()
+    def draw(
+        self, past: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"], point: Float[Tensor, "batch time"]
+    ) -> Int[Tensor, "batch time"]:
+        """Return a token for every place of a sequence that goes on, given z and the tokens fed before it.
+
+        It is the one in whose share of the probability the point of [0, 1) lies.
+        """
+        drawn = []
+        rows = zip(
+            self._features(past, z).flatten(0, 1).split(CHUNK_ROWS), point.flatten().split(CHUNK_ROWS), strict=True
+        )
+        for features, at in rows:
+            logits = self.output(features)
+            if self.end_id is not None:
+                logits[:, self.end_id] = -torch.inf
+            drawn.append(draw_at(torch.softmax(logits, -1), at))
+        return torch.cat(drawn).view(past.shape)
+
+    def predict(
+        self,
+        x: Int[Tensor, "batch time"],
+        z: Float[Tensor, "batch latent"],
+        past: Int[Tensor, "batch time"] | None = None,
+    ) -> Int[Tensor, "batch time"]:
+        return self.logits(x, z, past).argmax(-1).masked_fill(x < 0, -1)
 
     def sample(
         self,

@@ -7,6 +7,7 @@ from seqvae.objectives.objective import Loss as Loss
 from seqvae.objectives.objective import Objective as Objective
 from seqvae.objectives.objective import batch_mean as batch_mean
 from seqvae.objectives.rate import TargetRate
+from seqvae.objectives.sampling import ScheduledSampling
 
 # what a configuration may name; the rest is for those who write or call an objective
-__all__ = ["IWAE", "Autoencoder", "BetaELBO", "CapacityELBO", "DReG", "TargetRate"]
+__all__ = ["IWAE", "Autoencoder", "BetaELBO", "CapacityELBO", "DReG", "ScheduledSampling", "TargetRate"]
