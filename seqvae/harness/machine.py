@@ -36,6 +36,7 @@ LIBRARIES = (
 EXTRAS = {
     "examples": "the named corpora of data_prep/",
     "metrics": "BLEU of reconstructions, self-BLEU of samples",
+    "onnx": "seqvae export --format onnx, and a runtime for what it writes",
     "dask": "a cluster that prepares a dataset: --engine dask",
     "sweep": "the jobs of a sweep side by side: hydra/launcher=joblib",
     "dev": "tests, formatting and type checks",
