@@ -50,6 +50,9 @@ def after(line: str) -> list[str]:
         ("similar runs/melody a.mid --noise ", ["posterior", "prior"]),
         ("neighbors runs/melody a.mid --metric c", ["cosine"]),
         ("sample runs/melody --to", ["--top-k", "--top-p"]),
+        ("export runs/m", ["runs/melody"]),
+        ("export runs/melody --format ", ["magenta-js", "onnx"]),
+        ("export runs/melody --format onnx -o ", []),
         ("completion ", ["bash", "fish", "zsh"]),
         ("info ", ["runs/melody", "runs/text/seed=1"]),
         ("info runs/m", ["runs/melody"]),
@@ -102,6 +105,7 @@ def test_every_command_and_experiment_is_offered() -> None:
         "edit",
         "similar",
         "neighbors",
+        "export",
     } <= set(after(""))
     assert {f"experiment={name}" for name in MODEL} <= set(after("train experiment="))
 

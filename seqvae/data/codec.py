@@ -116,6 +116,13 @@ class Codec(ABC, Generic[Item]):
         """Return the item with tokens in its gaps, all else as it was: the inverse of `gapped`."""
         raise ValueError(f"{type(self).__name__}: its items have no gaps to fill, only sentences do")
 
+    def magenta_converter(self) -> dict[str, Any]:
+        """Return the data converter of @magenta/music that makes the same windows, as its config.json spells it.
+
+        Raises ValueError where there is none (the default).
+        """
+        raise ValueError(f"{type(self).__name__}: @magenta/music has no data converter for its windows")
+
     @abstractmethod
     def preview(self, items: Sequence[Item], columns: int | None = None) -> Preview:
         """Return the items together, as text, picture and sound; the picture in so many columns where it is said."""

@@ -37,6 +37,7 @@ EXTRAS = {
     "examples": "the named corpora of data_prep/",
     "fast": "MIDI read by symusic: --reader symusic",
     "metrics": "BLEU of reconstructions, self-BLEU of samples",
+    "onnx": "seqvae export --format onnx, and a runtime for what it writes",
     "dask": "a cluster that prepares a dataset: --engine dask",
     "sweep": "the jobs of a sweep side by side: hydra/launcher=joblib",
     "dev": "tests, formatting and type checks",

@@ -51,7 +51,7 @@ class LSTMEncoder(Encoder):
     def _features(self, x: Int[Tensor, "batch time"]) -> Float[Tensor, "batch features"]:
         seen = hide_tokens(x, self.word_dropout) if self.training else x
         embedded = self.dropout(self.embedding(seen))
-        ragged = bool((x < 0).any())
+        ragged = not torch.compiler.is_exporting() and bool((x < 0).any())  # an exported graph has whole rows
         if ragged:  # packing costs time, and batches of equal length are the rule
             packed = pack_padded_sequence(embedded, lengths_of(x).cpu(), batch_first=True, enforce_sorted=False)
             outputs, (hidden, _) = self.lstm(packed)

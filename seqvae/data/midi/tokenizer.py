@@ -291,6 +291,11 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
         first = next((item for item, one in zip(items, heard, strict=True) if one.lines), None)
         return self._join([window for row in rows for window in row], first)
 
+    def magenta_converter(self) -> dict[str, Any]:
+        """Return Magenta's MelodyConverter, which has the same classes."""
+        pitches = {"minPitch": LOWEST, "maxPitch": HIGHEST}
+        return {"type": "MelodyConverter", "args": {"numSteps": self.spec["max_length"], **pitches}}
+
     def preview(self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None) -> Preview:
         """Return piano rolls to one scale of pitch, and the items' first half minutes played one after another."""
         return Preview(image=piano_rolls(items, columns), audio=play(items))
