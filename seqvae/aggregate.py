@@ -16,7 +16,6 @@ from torch import Tensor
 from seqvae.gaussian import LOG_TWO_PI, DiagonalGaussian
 from seqvae.priors import MixtureDistribution
 
-
 COMPONENTS = 10
 ROUNDS = 100  # of EM at most
 ENOUGH = 1e-3  # nats that a round must gain, or it is the last

@@ -1,5 +1,6 @@
 """The aggregate posterior's mixture against closed forms and known mixtures, and its place in a checkpoint."""
 
+import json
 import logging
 import math
 import shutil
@@ -146,6 +147,10 @@ def test_tensors_of_something_else_are_refused(change: dict[str, Tensor | None],
 # In a checkpoint
 
 
+def trained_on(run: Run) -> WindowDataset:
+    return WindowDataset(run.world.root, "train", limit=64)  # debug=smoke
+
+
 def same(one: RotatedMixture | None, other: RotatedMixture | None) -> bool:
     assert one is not None
     assert other is not None
@@ -156,7 +161,7 @@ def test_a_training_ends_with_the_mixture_in_its_best_checkpoint_alone(run: Run)
     held = [path for path in checkpoint.checkpoints(run.path) if (path / AGGREGATE).exists()]
     assert held == [checkpoint.best(run.path)]
     trained = load(run.path)
-    assert same(read_aggregate(trained), fit_to(trained, WindowDataset(run.world.root, "train")))
+    assert same(read_aggregate(trained), fit_to(trained, trained_on(run)))
 
 
 def test_adding_it_changes_no_other_byte_of_the_checkpoint(get_run: GetRun, tmp_path: Path) -> None:
@@ -175,23 +180,34 @@ def test_a_checkpoint_that_has_it_is_left_alone(
 ) -> None:
     run_dir = Path(shutil.copytree(get_run("melody").path, tmp_path / "run"))
     monkeypatch.setattr(harness_aggregate, "load", lambda *_: pytest.fail("it was fitted again"))
-    keep_aggregate(run_dir, WindowDataset(get_run("melody").world.root, "train"), torch.device("cpu"))
+    keep_aggregate(run_dir, trained_on(get_run("melody")), torch.device("cpu"))
+
+
+def without(path: Path) -> None:
+    """Make of a checkpoint one that was saved without the mixture."""
+    (path / AGGREGATE).unlink()
+    manifest = json.loads((path / checkpoint.MANIFEST).read_text())
+    (path / checkpoint.MANIFEST).write_text(json.dumps({n: value for n, value in manifest.items() if n != AGGREGATE}))
 
 
 def test_a_training_does_not_fail_for_want_of_it(
     get_run: GetRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_dir = Path(shutil.copytree(get_run("melody").path, tmp_path / "run"))
-    best = checkpoint.best(run_dir)
-    assert best is not None
-    (best / AGGREGATE).unlink()
-    (best / checkpoint.MANIFEST).write_text(
-        (best / checkpoint.MANIFEST).read_text().replace(AGGREGATE, checkpoint.WEIGHTS)
-    )
-    monkeypatch.setattr(checkpoint, "best", lambda _: best)
-    with caplog.at_level(logging.WARNING):
-        keep_aggregate(run_dir, WindowDataset(get_run("melody").world.root, "train"), torch.device("cpu"))
+    train, cpu = trained_on(get_run("melody")), torch.device("cpu")
+    without(load(run_dir).path)
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(checkpoint, "_fsync", lambda _: raised(OSError("the disk is full")))
+        keep_aggregate(run_dir, train, cpu)
     assert "has no mixture to sample from" in caplog.text
+    assert "the disk is full" in caplog.text
+    assert read_aggregate(load(run_dir)) is None
+    keep_aggregate(run_dir, train, cpu)
+    assert same(read_aggregate(load(run_dir)), read_aggregate(load(get_run("melody").path)))
+
+
+def raised(error: Exception) -> None:
+    raise error
 
 
 def test_a_file_that_is_no_mixture_is_named(get_run: GetRun, tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "mido": ("data.midi.",),
     "PIL": ("data.image",),
     "sacrebleu": ("data.ngrams",),
+    "matplotlib": ("cli.attribute",),
+    "mir_eval": (),
     "joblib": ("data.shards",),
     "dask": ("data.shards",),
     "distributed": ("data.shards",),

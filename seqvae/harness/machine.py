@@ -35,7 +35,8 @@ LIBRARIES = (
 
 EXTRAS = {
     "examples": "the named corpora of data_prep/",
-    "metrics": "BLEU of reconstructions, self-BLEU of samples",
+    "metrics": "BLEU of reconstructions, self-BLEU of samples, the note scores' yardstick in tests",
+    "plots": "the table of attributes as a picture",
     "dask": "a cluster that prepares a dataset: --engine dask",
     "sweep": "the jobs of a sweep side by side: hydra/launcher=joblib",
     "dev": "tests, formatting and type checks",
