@@ -1,5 +1,6 @@
 """Priors p(z). A prior is handed the encoder when it is called and never owns it."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,14 @@ class PriorDistribution(Protocol):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n latent"]:
         """Draw n latents."""
+
+    def walk(
+        self, z: Float[Tensor, "n latent"], drift: float, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "n latent"]:
+        """Return a neighbour of each latent by a step that leaves p(z) as it is: draws of p(z) remain such.
+
+        A drift of 0 stays in place; 1 keeps nothing of where it was (in a mixture, but for the component).
+        """
 
     def kl(self, posterior: DiagonalGaussian) -> Float[Tensor, "batch latent"] | None:
         """Return KL(posterior || p) in nats for each dimension, or None where there is no closed form."""
@@ -52,6 +61,11 @@ class StandardNormalDistribution:
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n latent"]:
         return torch.randn(n, self.latent_dim, generator=generator, device=self.like.device, dtype=self.like.dtype)
 
+    def walk(
+        self, z: Float[Tensor, "n latent"], drift: float, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "n latent"]:
+        return _autoregressive_step(z, drift, generator)
+
     def kl(self, posterior: DiagonalGaussian) -> Float[Tensor, "batch latent"]:
         return posterior.kl_to_standard_normal()
 
@@ -77,15 +91,27 @@ class MixtureDistribution:
     components: DiagonalGaussian
 
     def log_prob(self, z: Float[Tensor, "*samples batch latent"]) -> Float[Tensor, "*samples batch"]:
+        return torch.logsumexp(self._joint(z), -1)
+
+    def _joint(self, z: Float[Tensor, "*samples batch latent"]) -> Float[Tensor, "*samples batch components"]:
+        """Return log p(z, component)."""
         mean, log_variance = self.components.mean, self.components.log_variance
         squares = (z.unsqueeze(-2) - mean).square() * torch.exp(-log_variance)
         log_densities = -0.5 * (squares + log_variance + LOG_TWO_PI).sum(-1)
-        return torch.logsumexp(torch.log_softmax(self.logits, 0) + log_densities, -1)
+        return torch.log_softmax(self.logits, 0) + log_densities
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n latent"]:
         chosen = torch.multinomial(torch.softmax(self.logits, 0), n, replacement=True, generator=generator)
         parts = DiagonalGaussian(self.components.mean[chosen], self.components.log_variance[chosen])
         return parts.rsample(1, generator)[0]
+
+    def walk(
+        self, z: Float[Tensor, "n latent"], drift: float, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "n latent"]:
+        # Gibbs: first the component given z, then the step within it; each leaves the joint law as it is
+        chosen = torch.multinomial(self._joint(z).softmax(-1), 1, generator=generator)[:, 0]
+        mean, deviation = self.components.mean[chosen], torch.exp(0.5 * self.components.log_variance[chosen])
+        return mean + deviation * _autoregressive_step((z - mean) / deviation, drift, generator)
 
     def kl(self, posterior: DiagonalGaussian) -> None:
         return None  # no closed form: KL is a Monte Carlo estimate
@@ -133,6 +159,16 @@ class VampPrior(Prior):
 
     def forward(self, encoder: nn.Module) -> MixtureDistribution:
         return MixtureDistribution(self.uniform, encoder(torch.sigmoid(self.pictures)))
+
+
+def _autoregressive_step(
+    z: Float[Tensor, "n latent"], drift: float, generator: torch.Generator | None
+) -> Float[Tensor, "n latent"]:
+    """Return sqrt(1 - drift^2) z + drift e, e drawn from N(0, I): standard normal where z is."""
+    if not 0 <= drift <= 1:
+        raise ValueError(f"drift must be between 0 (the same latent) and 1 (a new one), got {drift}")
+    e = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+    return math.sqrt(1 - drift**2) * z + drift * e
 
 
 def _check_components(components: int) -> None:

@@ -9,7 +9,7 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 
 from seqvae.evaluation import importance_weighted_bound, score_examples
 from seqvae.models import DiscretizedLogistic, conv
-from seqvae.priors import MixtureOfGaussians, VampPrior
+from seqvae.priors import MixtureOfGaussians, StandardNormal, VampPrior
 from seqvae.vae import VAE
 from tests.helpers.linear_gaussian import linear_gaussian
 
@@ -145,3 +145,28 @@ def test_an_evaluation_encodes_the_learned_pictures_once_a_batch() -> None:
 def test_what_makes_no_sense_is_refused(kind: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         kind(2, **options)
+
+
+def test_a_walk_of_the_standard_normal_stays_standard_normal_and_forgets_as_its_drift_says() -> None:
+    law = StandardNormal(2)(nn.Identity())
+    generator = torch.Generator().manual_seed(0)
+    start = law.sample(200_000, generator)
+    for drift in (0.0, 0.5, 1.0):
+        z = law.walk(start, drift, generator)
+        torch.testing.assert_close(torch.cov(z.T), torch.eye(2), atol=0.02, rtol=0.0)
+        assert float((z * start).mean()) == pytest.approx((1 - drift**2) ** 0.5, abs=0.02)
+
+
+def test_a_walk_leaves_the_mixture_as_it_is() -> None:
+    prior, truth = mixture()
+    generator = torch.Generator().manual_seed(0)
+    law = prior(nn.Identity())
+    z = law.walk(law.sample(200_000, generator), 0.7, generator)
+    torch.testing.assert_close(z.mean(0), truth.mean, atol=0.02, rtol=0.0)
+    torch.testing.assert_close(z.var(0), truth.variance, atol=0.05, rtol=0.0)
+
+
+@pytest.mark.parametrize("drift", [-0.1, 1.1, float("nan")])
+def test_a_drift_beyond_its_bounds_is_refused(drift: float) -> None:
+    with pytest.raises(ValueError, match="drift must be between 0"):
+        StandardNormal(2)(nn.Identity()).walk(torch.zeros(1, 2), drift)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from seqvae.harness.config import Trained
+    from seqvae.priors import PriorDistribution
 
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 else:
     Commands: TypeAlias = argparse._SubParsersAction
+
+log = logging.getLogger(__name__)
 
 Run: TypeAlias = Callable[[argparse.Namespace], None]
 
@@ -69,6 +73,44 @@ def add_decoding(sub: argparse.ArgumentParser, default: str) -> None:
 def add_seed(sub: argparse.ArgumentParser) -> None:
     """Add --seed."""
     sub.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default 0)")
+
+
+def add_law(sub: argparse.ArgumentParser) -> None:
+    """Add --from, where latents are drawn."""
+    sub.add_argument(
+        "--from",
+        dest="law",
+        choices=("prior", "aggregate"),
+        default="prior",
+        help="draw latents from the prior (default), or where the training windows lie: from a mixture fitted to their "
+        "posteriors at the end of training",
+    )
+
+
+def law(options: argparse.Namespace, trained: Trained) -> PriorDistribution | None:
+    """Return what --from means: None is the prior.
+
+    Raises:
+        ValueError: when the checkpoint holds no mixture, and there is no data to fit one to or no latent.
+    """
+    if options.law == "prior":
+        return None
+    from seqvae.harness.aggregate import fit_to, read_aggregate
+    from seqvae.harness.scoring import open_split
+
+    if trained.vae.latent_dim == 0:
+        raise ValueError(f"{options.checkpoint} is a language model, without latents; leave --from aggregate out")
+    kept = read_aggregate(trained)
+    if kept is not None:
+        return kept
+    root = options.data or Path(trained.config["data"]["root"])
+    if not root.is_dir():
+        raise ValueError(
+            f"{trained.path} holds no mixture (an earlier version saved it, or its training has not ended), and the "
+            f"dataset to fit one to is not at {root}; say where it is with --data ROOT"
+        )
+    log.info("%s holds no mixture: one is fitted to training windows", trained.path)
+    return fit_to(trained, open_split(root, "train", trained.config["data"]["fingerprint"]))
 
 
 def open_checkpoint(options: argparse.Namespace) -> Trained:

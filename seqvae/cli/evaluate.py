@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +14,18 @@ from seqvae.cli.arguments import (
     add_command,
     add_data,
     add_decoding,
+    add_law,
     add_seed,
     data_root,
+    law,
     open_checkpoint,
     seed,
     strategy,
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from seqvae.harness.config import Trained
     from seqvae.harness.scores import Subset
     from seqvae.harness.scoring import Report
@@ -41,6 +46,9 @@ def add(commands: Commands) -> None:
     )
     evaluate.add_argument("--limit", type=int, metavar="N", help="use the split's first N windows")
     _add_subset(evaluate, "use N windows of the split, drawn at random: the same ones for every model")
+    evaluate.add_argument(
+        "--keep-seen", action="store_true", help="score windows that stand in train, too (default: leave them out)"
+    )
     evaluate.add_argument("--rows", type=int, default=512, help="sequences or pictures decoded at once (default 512)")
     evaluate.add_argument(
         "--max-tokens", type=int, default=4096, metavar="N", help="of sequences, decoded at once (default 4096)"
@@ -55,10 +63,11 @@ def add(commands: Commands) -> None:
     quality = add_command(
         commands,
         "quality",
-        "what sampled sentences are worth: copies, variety, forward and reverse perplexity",
+        "what samples are worth beside real items: copies, variety, their attributes; of text also perplexities",
         _quality,
     )
-    quality.add_argument("-n", type=int, default=10_000, help="how many to sample (default 10,000)")
+    quality.add_argument("-n", type=int, help="how many to sample (default 10,000 sentences, 1,000 of other items)")
+    add_law(quality)
     quality.add_argument(
         "--lm",
         metavar="RUN",
@@ -68,7 +77,6 @@ def add(commands: Commands) -> None:
     quality.add_argument(
         "--lm-steps",
         type=int,
-        default=1000,
         metavar="N",
         help="of the two trainings, on the samples and on as many training sentences (default 1000: minutes each)",
     )
@@ -100,7 +108,9 @@ def _subset(options: argparse.Namespace) -> Subset | None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from seqvae.harness.scoring import evaluate, open_split, random_subset
+    import numpy as np
+
+    from seqvae.harness.scoring import evaluate, open_split, random_subset, unseen
 
     subset = _subset(options)
     if subset is not None and options.limit is not None:
@@ -108,6 +118,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     trained = open_checkpoint(options)
     root = data_root(options, trained)
     dataset = open_split(root, options.split, trained.config["data"]["fingerprint"], options.limit)
+    places = np.arange(len(dataset)) if options.keep_seen else unseen(dataset)
+    left_out = len(dataset) - len(places)
     report = evaluate(
         trained.vae,
         trained.codec,
@@ -115,13 +127,14 @@ def _evaluate(options: argparse.Namespace) -> None:
         importance_samples=options.importance_samples,
         rows=options.rows,
         max_tokens=options.max_tokens,
-        places=None if subset is None else random_subset(dataset, *subset),
+        places=places if subset is None else places[random_subset(places, *subset)],
         seed=options.seed,
     )
     kept = _save_scores(options, trained, report, subset)
     if options.json:
         found = {
             "subset": subset and subset._asdict(),
+            "left_out_as_seen_in_train": left_out,
             "metrics": report.metrics,
             "reconstruction": report.reconstruction,
             "scores": kept and str(kept),
@@ -129,6 +142,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(json.dumps({"checkpoint": str(trained.path), "split": options.split, **found}, indent=1))
         return
     print(f"{trained.path}  {options.split} split" + ("" if subset is None else f", {subset}"))
+    if left_out:
+        print(f"{left_out:,} of {len(dataset):,} windows also stand in train and are left out (--keep-seen keeps them)")
     for name, value in report.metrics.items():
         if not name.endswith("_error"):
             error = report.metrics.get(f"{name}_error")
@@ -168,41 +183,77 @@ def _save_scores(options: argparse.Namespace, trained: Trained, report: Report, 
 
 
 def _quality(options: argparse.Namespace) -> None:
+    from seqvae import latent
+    from seqvae.harness.quality import of_sentences
+
+    trained = open_checkpoint(options)
+    drawn_from = law(options, trained)
+    sentences = of_sentences(trained.codec)
+    tokens = "vocab_size" in trained.codec.spec
+    draw = strategy(options, 1.0 if tokens and options.beam is None else None)
+    count = (10_000 if sentences else 1000) if options.n is None else options.n
+
+    def windows() -> Iterator[Tensor]:
+        seed(options)
+        return latent.stream(trained.vae, count, draw, law=drawn_from)
+
+    (_quality_of_sentences if sentences else _quality_of_windows)(options, trained, windows)
+
+
+def _quality_of_windows(options: argparse.Namespace, trained: Trained, windows: Callable[[], Iterator[Tensor]]) -> None:
+    from seqvae.harness.samples import sample_quality
+
+    for name in ("lm", "lm_steps", "keep"):
+        if getattr(options, name) is not None:
+            given = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{given} is for sentences, {trained.path} is a {type(trained.codec).__name__}'s model")
+    rows = sample_quality(trained, list(windows()), data_root(options, trained), options.seed)
+    if options.json:
+        print(json.dumps({"checkpoint": str(trained.path), "from": options.law, "rows": rows}, indent=1))
+    else:
+        _print_rows(trained, options, rows)
+
+
+def _quality_of_sentences(
+    options: argparse.Namespace, trained: Trained, windows: Callable[[], Iterator[Tensor]]
+) -> None:
     from tempfile import TemporaryDirectory
 
-    from seqvae import latent
     from seqvae.harness.config import load
     from seqvae.harness.quality import check, quality
     from seqvae.harness.signals import Stopped
 
-    if options.lm_steps < 1:
-        raise ValueError(f"lm-steps must be positive, got {options.lm_steps}")
-    trained = open_checkpoint(options)
+    steps = 1000 if options.lm_steps is None else options.lm_steps
+    if steps < 1:
+        raise ValueError(f"lm-steps must be positive, got {steps}")
     judge = None if options.lm is None else load(options.lm, options.device)
     check(trained, judge)  # sampling takes its time
     root = data_root(options, trained)
     if options.keep is not None:
         options.keep.mkdir(parents=True)
-    seed(options)
-    samples = latent.sample(trained.vae, trained.codec, options.n, strategy(options, None if options.beam else 1.0))
+    samples = [trained.codec.join([window]) for window in windows()]
     with TemporaryDirectory(prefix="seqvae-quality-") as temporary:
         folder = options.keep or Path(temporary)
         try:
-            found = quality(trained, samples, root, folder, judge=judge, steps=options.lm_steps, seed=options.seed)
+            found = quality(trained, samples, root, folder, judge=judge, steps=steps, seed=options.seed)
         except Stopped:  # what it has saved ends with the command
             raise KeyboardInterrupt from None
     if options.json:
-        print(json.dumps({"checkpoint": str(trained.path), **found._asdict()}, indent=1))
+        print(json.dumps({"checkpoint": str(trained.path), "from": options.law, **found._asdict()}, indent=1))
         return
-    print(f"{trained.path}\n" + f"{'':<20}" + "".join(f"{name:>22}" for name in found.rows))
-    for metric in dict.fromkeys(name for row in found.rows.values() for name in row if not name.endswith("_error")):
-        cells = [_cell(row, metric) for row in found.rows.values()]
-        print(f"{metric:<20}" + "".join(f"{cell:>22}" for cell in cells))
+    _print_rows(trained, options, found.rows)
     judged = "the model of the training sentences" if judge is None else found.facts["judge"]
-    print(f"forward: by {judged}; reverse: of the test split, by a model trained {options.lm_steps:,} steps")
+    print(f"forward: by {judged}; reverse: of the test split, by a model trained {steps:,} steps")
     print(f"self-BLEU: of {found.facts['self_bleu_sentences']:,} sentences each, drawn at random")
     if found.facts["without_text"]:
         print(f"{found.facts['without_text']:,} samples hold no text that can be encoded, and are left out")
+
+
+def _print_rows(trained: Trained, options: argparse.Namespace, rows: dict[str, dict[str, float]]) -> None:
+    print(f"{trained.path}  samples from the {options.law}")
+    print(f"{'':<20}" + "".join(f"{name:>22}" for name in rows))
+    for metric in dict.fromkeys(name for row in rows.values() for name in row if not name.endswith("_error")):
+        print(f"{metric:<20}" + "".join(f"{_cell(row, metric):>22}" for row in rows.values()))
 
 
 def _cell(row: dict[str, float], metric: str) -> str:

@@ -1,4 +1,4 @@
-"""Commands that look around in latent space: attribute, edit, similar, neighbors, impute."""
+"""Commands that look around in latent space: edit, similar, neighbors, impute."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from seqvae.cli.arguments import (
-    INPUT,
     Commands,
     add_command,
-    add_data,
     add_decoding,
     add_inputs,
     add_output,
@@ -21,8 +19,8 @@ from seqvae.cli.arguments import (
     seed,
     strategy,
 )
-from seqvae.cli.inputs import Input, expand_all, read_items, read_one, read_set, spread, window_names
-from seqvae.cli.writing import write_items, write_lines, write_whole
+from seqvae.cli.inputs import Input, expand_all, read_items, read_one, read_set, window_names
+from seqvae.cli.writing import write_items, write_lines
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,20 +32,6 @@ ENCODED_AT_ONCE = 4096  # items of a corpus in memory
 
 def add(commands: Commands) -> None:
     """Add the commands of this file."""
-    attribute = add_command(
-        commands, "attribute", "the direction from items without a quality to items with it", _attribute
-    )
-    for name, dest in (("with", "having"), ("without", "lacking")):
-        attribute.add_argument(f"--{name}", dest=dest, nargs="+", required=True, metavar="INPUT", help=INPUT)
-    attribute.add_argument(
-        "--orthogonal-to", nargs="+", type=Path, default=[], metavar="V", help="attribute files to leave alone"
-    )
-    attribute.add_argument(
-        "--limit", type=int, default=1000, metavar="N", help="of each set use N items, evenly spread (default 1000)"
-    )
-    add_data(attribute, "the dataset that test:17 means, if it has moved")
-    attribute.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="v.safetensors")
-
     edit = add_command(commands, "edit", "items with more or less of an attribute", _edit)
     add_inputs(edit)
     edit.add_argument("--attribute", type=Path, required=True, metavar="V", help="a file of `seqvae attribute`")
@@ -105,28 +89,6 @@ def add(commands: Commands) -> None:
     impute.add_argument("--steps", type=int, default=15, help="of the search (default 15)")
     add_seed(impute)
     add_output(impute)
-
-
-def _attribute(options: argparse.Namespace) -> None:
-    from seqvae import latent
-    from seqvae.harness.scores import weights_digest
-    from seqvae.harness.vectors import load_vector, pack_vector
-
-    trained = open_latent(options)
-    weights = weights_digest(trained.path)
-    others = [load_vector(path, weights, trained.vae.latent_dim) for path in options.orthogonal_to]
-    facts: dict[str, object] = {"orthogonal_to": [path.name for path in options.orthogonal_to]}
-    sets, used = [], []
-    for name, sources in (("with", options.having), ("without", options.lacking)):
-        named = expand_all(options, trained, sources)
-        read = read_set(spread(named, options.limit), name)
-        windows = [window for _, part in read for window in part]
-        used.append(f"{name}: {len(read):,} of {len(named):,} items used, {len(windows):,} windows")
-        sets.append(windows)
-        facts |= {name: sources, f"{name}_items": len(read), f"{name}_windows": len(windows)}
-    vector = latent.attribute(trained.vae, trained.codec, sets[0], sets[1], others)
-    write_whole(options.output, pack_vector(vector, weights, facts))
-    print(*used, f"a vector of length {vector.norm():.3f} written to {options.output}", sep="\n", file=sys.stderr)
 
 
 def _edit(options: argparse.Namespace) -> None:

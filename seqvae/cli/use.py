@@ -15,8 +15,10 @@ from seqvae.cli.arguments import (
     add_data,
     add_decoding,
     add_inputs,
+    add_law,
     add_output,
     data_root,
+    law,
     open_checkpoint,
     open_latent,
     seed,
@@ -38,9 +40,19 @@ def add(commands: Commands) -> None:
     """Add the commands of this file."""
     sample = add_command(commands, "sample", "items drawn from the prior", _sample)
     sample.add_argument("-n", type=int, default=8, help="how many (default 8); they are written as they are drawn")
+    add_law(sample)
+    long = sample.add_mutually_exclusive_group()
+    long.add_argument("--windows", type=int, metavar="N", help="each item of N windows in a row (default 1)")
+    long.add_argument("--bars", type=int, metavar="N", help="of music: each item N bars long")
+    sample.add_argument(
+        "--drift",
+        type=float,
+        metavar="D",
+        help="how far the latent walks from window to window: 0 not at all, 1 each is drawn anew (default 0.5)",
+    )
     sample.add_argument("--unique", action="store_true", help="draw again what was drawn before")
     sample.add_argument("--novel", action="store_true", help="draw again what stands in the training data")
-    add_data(sample, "the dataset that --novel compares with, if it has moved")
+    add_data(sample, "the dataset of --novel and --from aggregate, if it has moved")
     add_decoding(sample, "1 for sequences, the expected pixels for images")
     add_output(sample)
 
@@ -80,13 +92,44 @@ def _sample(options: argparse.Namespace) -> None:
     seed(options)
     tokens = "vocab_size" in trained.codec.spec
     draw = strategy(options, 1.0 if tokens and options.beam is None else None)
+    length, drawn = _length(options, trained), law(options, trained)
+    if length > 1:
+        drift = latent.sampling.DRIFT if options.drift is None else options.drift
+        rows = latent.chains(trained.vae, options.n, length, drift, draw, law=drawn)
+        write_items(trained, options, "sample", map(trained.codec.join, rows), options.n)
+        return
     sieve = _sieve(options, trained) if options.unique or options.novel else None
-    windows = latent.stream(trained.vae, options.n, draw, keep=sieve)
+    windows = latent.stream(trained.vae, options.n, draw, keep=sieve, law=drawn)
     write_items(trained, options, "sample", (trained.codec.join([window]) for window in windows), options.n)
     if sieve is not None:
         dropped = f"dropped {sieve.repeats:,} repeats and {sieve.copies:,} copies of training items"
         short = "" if sieve.passed == options.n else f"; only {sieve.passed:,} of {options.n:,} found"
         print(f"{dropped}{short}", file=sys.stderr)
+
+
+def _length(options: argparse.Namespace, trained: Trained) -> int:
+    """Return of how many windows each item is made.
+
+    Raises:
+        ValueError: for a length that the items cannot have, or options that only make sense with others.
+    """
+    name, asked = ("--windows", options.windows) if options.bars is None else ("--bars", options.bars)
+    if asked is None:
+        asked = 1
+    elif not trained.codec.joins:
+        raise ValueError(f"{name}: an item of the {type(trained.codec).__name__} is one window")
+    if asked < 1:
+        raise ValueError(f"{name} must be positive, got {asked}")
+    if options.bars is not None:
+        bars = trained.codec.options["bars"]
+        if asked % bars:
+            raise ValueError(f"--bars must be a multiple of the {bars} bars of a window, got {asked}")
+        asked //= bars
+    if asked == 1 and options.drift is not None:
+        raise ValueError("--drift is between the windows of an item; ask for several with --windows or --bars")
+    if asked > 1 and (options.unique or options.novel):
+        raise ValueError("--unique and --novel compare single windows; leave out --windows and --bars")
+    return int(asked)
 
 
 def _sieve(options: argparse.Namespace, trained: Trained) -> Sieve:

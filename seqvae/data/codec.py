@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
@@ -48,6 +48,8 @@ class Codec(ABC, Generic[Item]):
     """The ending of the file that holds one item; None where items are lines of one text file."""
     endings: ClassVar[tuple[str, ...]] = ()
     """Of the files that `read` understands, where a folder of them stands for all; none where items are lines."""
+    joins: ClassVar[bool] = False
+    """Whether an item may be made of several windows, one after another."""
 
     @property
     @abstractmethod
@@ -95,6 +97,22 @@ class Codec(ABC, Generic[Item]):
     def evaluation_score(self, truth: Sequence[Tensor], predicted: Sequence[Tensor]) -> dict[str, float]:
         """Return `score` and what else an evaluation may take its time for; by default nothing."""
         return self.score(truth, predicted)
+
+    def attributes(self, window: Tensor) -> dict[str, float]:
+        """Return qualities of a window that people have a word for, by name; one that it lacks is not there.
+
+        The default is none. A window is one of the data's, or one that a decoder drew.
+        """
+        return {}
+
+    def sample_score(
+        self, windows: Sequence[Tensor], test: Sequence[Tensor], known: Iterable[Tensor] | None
+    ) -> dict[str, float]:
+        """Return how windows compare with the test split's and (unless it is None) what nearly stands among known ones.
+
+        The default is nothing: attributes, repeats and exact copies are counted for every modality.
+        """
+        return {}
 
     @abstractmethod
     def read(self, source: str) -> list[Item]:
@@ -178,6 +196,15 @@ def parse_json(content: bytes) -> dict[str, Any]:
     if level:
         raise ValueError(f"nested more than {MOST_LEVELS} levels deep")
     return value
+
+
+def encoded_again(codec: Codec[Any], window: Tensor) -> Tensor | None:
+    """Return the one window that a window's item gives when it is encoded; None where it gives none or several."""
+    try:
+        windows = codec.windows(codec.join([window]))
+    except ValueError:  # no text, no notes, too long when cut into the likeliest tokens
+        return None
+    return windows[0] if len(windows) == 1 else None
 
 
 def strip(tensor: Tensor) -> Tensor:

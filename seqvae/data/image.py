@@ -125,6 +125,10 @@ class PixelCodec(Codec[Pixels]):
         decibels = [min(99.0, -10 * math.log10(error)) if error > 0 else 99.0 for error in errors]
         return {"psnr_db": sum(decibels) / max(len(decibels), 1)}
 
+    def attributes(self, window: Tensor) -> dict[str, float]:
+        """Return the mean brightness, from 0 to 1."""
+        return {"brightness": float(self.intensities(window).mean())}
+
     def read(self, source: str) -> list[Pixels]:
         return [read_picture(Path(source), self.image_shape[0])]
 

@@ -6,6 +6,7 @@ checkpoints/step-000001000/
     codec.json ...         the codec's files
     training.safetensors   optimizer and random number generators
     training.json          position and best score
+    aggregate.safetensors  the mixture fitted to the aggregate posterior; only of a training's best, when it has ended
     MANIFEST.json          the sha256 of each: exactly these files make the checkpoint
 """
 
@@ -19,6 +20,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -36,6 +38,7 @@ FORMAT = 1
 MANIFEST = "MANIFEST.json"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 TRAINING_TENSORS, TRAINING_VALUES = "training.safetensors", "training.json"
+AGGREGATE = "aggregate.safetensors"
 REQUIRED = frozenset({WEIGHTS, CONFIG, CODEC_FILE, TRAINING_TENSORS, TRAINING_VALUES})
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -65,15 +68,33 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint below `root` and return its path. Either all of it appears under its name or nothing does."""
     target = root / f"step-{step:09d}"
+    with _rewriting(target) as temporary:
+        save_file(_detached(weights), temporary / WEIGHTS)
+        _write_json(temporary / CONFIG, {"format": FORMAT, **config})
+        codec.save(temporary)
+        save_file(_detached(training.tensors), temporary / TRAINING_TENSORS)
+        _write_json(temporary / TRAINING_VALUES, training.values)
+    return target
+
+
+def add_tensors(path: Path, name: str, tensors: dict[str, Tensor]) -> None:
+    """Add a safetensors file to a sound checkpoint, which stands whole under its name before and after."""
+    files = _manifest(path)
+    with _rewriting(path) as temporary:
+        for one in files:
+            shutil.copyfile(path / one, temporary / one)
+        save_file(_detached(tensors), temporary / name)
+
+
+@contextmanager
+def _rewriting(target: Path) -> Iterator[Path]:
+    """Yield an empty directory; with the files that it then holds it becomes the checkpoint, in one step."""
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=root))  # same filesystem: the rename is atomic
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # same filesystem: the rename is atomic
+        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=target.parent))
         try:
-            save_file(_detached(weights), temporary / WEIGHTS)
-            _write_json(temporary / CONFIG, {"format": FORMAT, **config})
-            codec.save(temporary)
-            save_file(_detached(training.tensors), temporary / TRAINING_TENSORS)
-            _write_json(temporary / TRAINING_VALUES, training.values)
+            yield temporary
             files = sorted(path for path in temporary.iterdir() if path.is_file())
             _write_json(temporary / MANIFEST, {path.name: sha256(path) for path in files})
             for path in (*files, temporary / MANIFEST, temporary):
@@ -85,7 +106,6 @@ def save_checkpoint(
             raise
     except (OSError, SafetensorError) as error:  # a full disk is the one or the other, by the file that meets it
         raise OSError(f"checkpoint {target} cannot be written ({error}); those before it stand") from error
-    return target
 
 
 def _put(temporary: Path, target: Path) -> None:

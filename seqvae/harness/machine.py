@@ -36,7 +36,8 @@ LIBRARIES = (
 EXTRAS = {
     "examples": "the named corpora of data_prep/",
     "fast": "MIDI read by symusic: --reader symusic",
-    "metrics": "BLEU of reconstructions, self-BLEU of samples",
+    "metrics": "BLEU of reconstructions, self-BLEU of samples, the note scores' yardstick in tests",
+    "plots": "the table of attributes as a picture",
     "onnx": "seqvae export --format onnx, and a runtime for what it writes",
     "dask": "a cluster that prepares a dataset: --engine dask",
     "sweep": "the jobs of a sweep side by side: hydra/launcher=joblib",

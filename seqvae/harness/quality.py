@@ -51,10 +51,15 @@ class _Sentences(NamedTuple):
         return sum(codec.sizes(window)["word"] for window in self.windows)
 
 
+def of_sentences(codec: Codec[Any]) -> bool:
+    """Return whether a codec's items are sentences, which language models can judge."""
+    return codec.suffix is None and codec.spec.get("end_id") is not None
+
+
 def check(trained: Trained, judge: Trained | None = None) -> None:
     """Raise ValueError for a model of anything but text, or a judge that is no exact language model of its data."""
     codec = trained.codec
-    if codec.suffix is not None or codec.spec.get("end_id") is None:
+    if not of_sentences(codec):
         raise ValueError(
             f"quality is that of sentences; {trained.path} is a model of the {type(codec).__name__}'s items"
         )

@@ -19,6 +19,7 @@ from seqvae import data
 from seqvae.data.batching import BatchOrder, loader
 from seqvae.data.dataset import read_manifest
 from seqvae.harness import checkpoint, conf_dir
+from seqvae.harness.aggregate import keep_aggregate
 from seqvae.harness.aggressive import check_aggressive
 from seqvae.harness.checkpoint import CheckpointError
 from seqvae.harness.comparison import flat, newest_config
@@ -130,7 +131,10 @@ def train(config: DictConfig) -> dict[str, float]:
             _describe(trainer, plain["experiment"], batch_size)
             _record(run_dir, config, changes)
         to_be_shown = newest is None or bool(changes)
-        return trainer.fit(newest, flat(plain) if to_be_shown else None)
+        metrics = trainer.fit(newest, flat(plain) if to_be_shown else None)
+        if engine.is_main:
+            keep_aggregate(run_dir, splits["train"], engine.device)
+        return metrics
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections import Counter
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +56,23 @@ def open_split(root: Path, split: str, fingerprint: str | None, limit: int | Non
     return dataset
 
 
-def random_subset(dataset: WindowDataset, size: int, seed: int) -> NDArray[np.int64]:
+def unseen(dataset: WindowDataset) -> NDArray[np.int64]:
+    """Return the places of a split's windows that do not stand in train as well: a score of those would flatter.
+
+    The preparation has compared the windows themselves, by a hash, whatever item they come from.
+
+    Raises:
+        ValueError: when every one does.
+    """
+    if dataset.split == "train":
+        return np.arange(len(dataset))
+    places = np.flatnonzero(dataset.column("seen_in_train")[: len(dataset)] == 0)
+    if len(places) == 0:
+        raise ValueError(f"each of the {len(dataset):,} windows of {dataset.split} also stands in train; --keep-seen")
+    return places
+
+
+def random_subset(dataset: Sized, size: int, seed: int) -> NDArray[np.int64]:
     """Return the places of `size` windows of a split, ascending: always the same ones for a seed.
 
     Raises:

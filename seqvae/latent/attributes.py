@@ -1,7 +1,8 @@
 """Attribute vectors: a direction in latent space along which a quality grows, and items moved along it."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -34,6 +35,74 @@ def attribute(
             raise ValueError(f"the set of items {name} the attribute is empty")
     ends = [encode(vae, codec, windows).cpu().double().mean(0) for windows in (having, lacking)]
     return orthogonalize(ends[0] - ends[1], orthogonal_to).float()
+
+
+def named_attributes(
+    vae: VAE, codec: Codec[Any], windows: Sequence[Tensor], names: Sequence[str] | None = None
+) -> dict[str, Float[Tensor, " latent"]]:
+    """Return a vector for each of the codec's attributes: quarter with the most minus quarter with the least of it.
+
+    The difference of mean posterior means over quartiles of the windows that have the attribute (Roberts et al., 2018,
+    section 5.3). Without `names` an attribute that is the same for all windows is left out.
+
+    Raises:
+        ValueError: for a name that the codec does not have, or one whose quartiles are no different.
+    """
+    values = [codec.attributes(window) for window in windows]
+    known = sorted({name for value in values for name in value})
+    for name in names or ():
+        if name not in known:
+            raise ValueError(f"the attribute must be one of {', '.join(known) or 'none'}, got {name!r}")
+    latents = encode(vae, codec, windows).cpu().double()
+    vectors = {}
+    for name in known if names is None else names:
+        having = torch.tensor([place for place, value in enumerate(values) if name in value])
+        amounts = torch.tensor([value[name] for value in values if name in value], dtype=torch.float64)
+        order, quarter = amounts.argsort(stable=True), len(amounts) // 4
+        least, most = order[:quarter], order[len(order) - quarter :]
+        if quarter and amounts[most].mean() > amounts[least].mean():
+            vectors[name] = (latents[having[most]].mean(0) - latents[having[least]].mean(0)).float()
+        elif names is not None:
+            raise ValueError(f"{name} does not differ between the quartiles of {len(amounts):,} windows")
+    return vectors
+
+
+class AttributeTable(NamedTuple):
+    """The mean of each attribute over reconstructions, and over the same windows moved along each vector."""
+
+    before: dict[str, float]
+    after: dict[str, dict[str, float]]  # vector -> attribute -> mean
+
+    def percent(self) -> dict[str, dict[str, float | None]]:
+        """Return the change of each attribute in percent of what it was; None where it was nothing."""
+        return {
+            vector: {
+                name: None if not was or name not in means else 100 * (means[name] / was - 1)
+                for name, was in self.before.items()
+            }
+            for vector, means in self.after.items()
+        }
+
+
+def attribute_table(
+    vae: VAE,
+    codec: Codec[Any],
+    windows: Sequence[Tensor],
+    vectors: Mapping[str, Float[Tensor, " latent"]],
+    strength: float = 1.0,
+    strategy: Any = None,
+) -> AttributeTable:
+    """Return what becomes of each attribute of windows that are moved along each vector (Roberts et al., 2018)."""
+    z = encode(vae, codec, windows)
+
+    def means(latents: Float[Tensor, "windows latent"]) -> dict[str, float]:
+        values: defaultdict[str, list[float]] = defaultdict(list)
+        for window in decode(vae, latents, strategy):
+            for name, value in codec.attributes(window).items():
+                values[name].append(value)
+        return {name: sum(row) / len(row) for name, row in sorted(values.items())}
+
+    return AttributeTable(means(z), {name: means(z + strength * vector.to(z)) for name, vector in vectors.items()})
 
 
 def orthogonalize(

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from seqvae.data.codec import Codec
+from seqvae.data.codec import Codec, encoded_again
 
 
 class Sieve:
@@ -39,11 +39,8 @@ class Sieve:
 
 def canonical(codec: Codec[Any], window: Tensor) -> Tensor:
     """Return the window that encoding its item gives, or itself where that gives none or several."""
-    try:
-        windows = codec.windows(codec.join([window]))
-    except ValueError:  # no text, no notes, too long when cut into the likeliest tokens
-        return window
-    return windows[0] if len(windows) == 1 else window
+    again = encoded_again(codec, window)
+    return window if again is None else again
 
 
 def _digest(window: Tensor) -> bytes:

@@ -12,9 +12,11 @@ from seqvae.data.batching import stack
 from seqvae.data.codec import Codec, strip
 from seqvae.data.dataset import VALID_EPOCH
 from seqvae.gaussian import DiagonalGaussian
+from seqvae.priors import PriorDistribution
 from seqvae.vae import VAE
 
 ROWS = 256  # windows encoded or decoded at once
+DRIFT = 0.5  # of a chain: what is left of a latent halves within five windows
 MOST_DRAWS = 10  # windows drawn for each one wanted, where not all of them are kept
 
 
@@ -101,8 +103,9 @@ def stream(
     strategy: Any = None,
     generator: torch.Generator | None = None,
     keep: Callable[[Tensor], bool] | None = None,
+    law: PriorDistribution | None = None,
 ) -> Iterator[Tensor]:
-    """Return n windows decoded from the prior, drawn in batches as they are asked for.
+    """Return n windows decoded from latents of the law, by default the prior, drawn in batches as they are asked for.
 
     What `keep` refuses is drawn again, up to ten draws for each window wanted; then the stream ends early.
 
@@ -111,19 +114,67 @@ def stream(
     """
     if n < 1:
         raise ValueError(f"n must be positive, got {n}")
-    return _stream(vae, n, strategy, generator, keep)
+    return _stream(vae, n, strategy, generator, keep, law)
 
 
 def _stream(
-    vae: VAE, n: int, strategy: Any, generator: torch.Generator | None, keep: Callable[[Tensor], bool] | None
+    vae: VAE,
+    n: int,
+    strategy: Any,
+    generator: torch.Generator | None,
+    keep: Callable[[Tensor], bool] | None,
+    law: PriorDistribution | None,
 ) -> Iterator[Tensor]:
     missing, draws = n, n if keep is None else MOST_DRAWS * n
     while missing and draws:
         batch = min(missing, draws, ROWS)
         with torch.no_grad():
-            z = vae.prior(vae.encoder).sample(batch, generator)
+            z = (law or vae.prior(vae.encoder)).sample(batch, generator)
         draws -= batch
         for window in decode(vae, z, strategy, generator):
             if keep is None or keep(window):
                 missing -= 1
                 yield window
+
+
+def chains(
+    vae: VAE,
+    n: int,
+    length: int,
+    drift: float = DRIFT,
+    strategy: Any = None,
+    generator: torch.Generator | None = None,
+    law: PriorDistribution | None = None,
+) -> Iterator[list[Tensor]]:
+    """Return n chains of `length` windows, whose latents walk: each drawn by the law, and near the one before it.
+
+    From window to window the latent keeps sqrt(1 - drift^2) of where it was and takes new noise of weight `drift`, so
+    that a drift of 0 repeats one latent and 1 draws each anew; see `PriorDistribution.walk`.
+
+    Raises:
+        ValueError: when n or length is not positive, or for a drift that is not between 0 and 1.
+    """
+    if n < 1 or length < 1:
+        raise ValueError(f"n and the number of windows must be positive, got {n} and {length}")
+    if not 0 <= drift <= 1:
+        raise ValueError(f"drift must be between 0 and 1, got {drift}")
+    return _chains(vae, n, length, drift, strategy, generator, law)
+
+
+def _chains(
+    vae: VAE,
+    n: int,
+    length: int,
+    drift: float,
+    strategy: Any,
+    generator: torch.Generator | None,
+    law: PriorDistribution | None,
+) -> Iterator[list[Tensor]]:
+    for done in range(0, n, at_once := max(1, ROWS // length)):
+        with torch.no_grad():
+            walked = law or vae.prior(vae.encoder)
+            latents = [walked.sample(min(at_once, n - done), generator)]
+            while len(latents) < length:
+                latents.append(walked.walk(latents[-1], drift, generator))
+        windows = decode(vae, torch.stack(latents, dim=1).flatten(0, 1), strategy, generator)
+        yield from (windows[start : start + length] for start in range(0, len(windows), length))

@@ -4,7 +4,7 @@ import math
 import os
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from numbers import Integral
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae.data.codec import Codec, Preview, strip
+from seqvae.data.midi import measures
 from seqvae.data.midi.melody import (
     FIRST_NOTE,
     HIGHEST,
@@ -72,6 +73,7 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
     view_options = frozenset({"transpose"})
     suffix = ".mid"
     endings = (".mid", ".midi", ".rmi", ".kar")
+    joins = True
 
     def __init__(
         self,
@@ -247,23 +249,26 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
         return {"step": len(tensor)}
 
     def score(self, truth: Sequence[Tensor], predicted: Sequence[Tensor]) -> dict[str, float]:
-        """Return the share of equal steps, of exact onsets, and the F1 of notes by pitch and start, ends ignored.
+        """Return the scores of steps and notes of `note_scores`; what goes on beyond a true window is ignored."""
+        heard = [guess[: len(true)] for true, guess in zip(truth, predicted, strict=True)]
+        return measures.note_scores(*([window.numpy() for window in windows] for windows in (truth, heard)))
 
-        What is predicted beyond the end of the true window is ignored.
-        """
-        equal = steps = hits = struck = guessed = 0
-        for true, guess in zip(truth, predicted, strict=True):
-            guess = guess[: len(true)]
-            same = true == guess
-            equal, steps = equal + int(same.sum()), steps + len(true)
-            hits += int((same & (true >= FIRST_NOTE)).sum())
-            struck += int((true >= FIRST_NOTE).sum())
-            guessed += int((guess >= FIRST_NOTE).sum())
-        return {
-            "accuracy": equal / max(steps, 1),
-            "onset_accuracy": hits / max(struck, 1),
-            "note_f1": 2 * hits / max(struck + guessed, 1),
+    def attributes(self, window: Tensor) -> dict[str, float]:
+        """Return MusicVAE's five attributes of a window; see `measures.attributes`."""
+        return measures.attributes(window.numpy(), self.steps_per_quarter)
+
+    def sample_score(
+        self, windows: Sequence[Tensor], test: Sequence[Tensor], known: Iterable[Tensor] | None
+    ) -> dict[str, float]:
+        """Return the overlap of pitch classes and of intervals with the test split's, and the share of near-copies."""
+        own, real = ([window.numpy() for window in part] for part in (windows, test))
+        found = {
+            "pitch_class_overlap": measures.overlap(measures.pitch_classes(own), measures.pitch_classes(real)),
+            "interval_overlap": measures.overlap(measures.intervals(own), measures.intervals(real)),
         }
+        if known is not None:
+            found["near_copies"] = float(measures.near_copies(own, (window.numpy() for window in known)).mean())
+        return found
 
     def read(self, source: str) -> list[pretty_midi.PrettyMIDI]:
         return [read_midi(Path(source))]

@@ -193,6 +193,10 @@ class SentencePieceTokenizer(Codec[str]):
         found = bleu(sentences, references, tokenized=self.model_type == "word")
         return {**self.score(truth, predicted), **({} if found is None else {"bleu": found})}
 
+    def attributes(self, window: Tensor) -> dict[str, float]:
+        """Return the length in words."""
+        return {"length": float(len(self.join([window]).split()))}
+
     def read(self, source: str) -> list[str]:
         """Return the sentence itself, or the lines of FILE for "@FILE": empty ones too, so that places tell lines."""
         if not source.startswith("@"):
