@@ -3,14 +3,14 @@
 The wiring is that of MusicVAE's flat model (Roberts et al., 2018), for text and MIDI alike.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from seqvae.models.decoding import Beam, Greedy, Strategy, generate
+from seqvae.models.decoding import Beam, Greedy, Strategy, choose_parts, generate
 from seqvae.models.layers import (
     Bias,
     TokenEmbedding,
@@ -19,8 +19,10 @@ from seqvae.models.layers import (
     check_positive,
     check_positive_number,
     check_rate,
+    check_vocabulary,
     dropout_of,
     hide_tokens,
+    part_sizes,
     run_lstm,
     spread_memory,
 )
@@ -49,11 +51,14 @@ class LSTMDecoder(Decoder):
     vector. Without an `end_id` it is a distribution over sequences of the given length; with one, over sequences of at
     most `max_length` tokens, where the end is forced. With a `latent_dim` of 0 it is an LSTM language model, whose
     initial states are learned.
+
+    With several vocabulary sizes a token has as many parts, given z and the past independent of each other: a softmax
+    each, whose logits stand side by side.
     """
 
     def __init__(
         self,
-        vocab_size: int,
+        vocab_size: int | Sequence[int],
         max_length: int,
         end_id: int | None,
         unk_id: int | None,
@@ -71,6 +76,7 @@ class LSTMDecoder(Decoder):
         super().__init__()
         self.max_length, self.end_id, self.unk_id = max_length, end_id, unk_id
         self.word_dropout = word_dropout
+        self.part_sizes = part_sizes(vocab_size)
         self.embedding = TokenEmbedding(vocab_size, embedding_dim)
         self.dropout = dropout_of(dropout, locked_dropout)
         self.weight_drop = weight_drop
@@ -88,7 +94,7 @@ class LSTMDecoder(Decoder):
         self.bottleneck = nn.Linear(hidden_dim, embedding_dim) if tie_embeddings else nn.Identity()
         features = embedding_dim if tie_embeddings else hidden_dim
         self.from_z = nn.Linear(latent_dim, features, bias=False) if z_to_output and latent_dim else None
-        self.output = nn.Linear(features, vocab_size)
+        self.output = nn.Linear(features, sum(self.part_sizes))
         if tie_embeddings:
             nn.init.normal_(self.embedding.weight, std=embedding_dim**-0.5)
             self.output.weight = self.embedding.weight
@@ -100,7 +106,7 @@ class LSTMDecoder(Decoder):
         return DecoderState(hidden.transpose(0, 1).contiguous(), cell.transpose(0, 1).contiguous(), z)
 
     def step(
-        self, token: Int[Tensor, " batch"], state: DecoderState
+        self, token: Int[Tensor, "batch *parts"], state: DecoderState
     ) -> tuple[Float[Tensor, "batch vocab"], DecoderState]:
         """Feed one token a row (-1 before the first); return the logits of the next and the new state."""
         features, state = self._run(token.unsqueeze(1), state)
@@ -109,7 +115,7 @@ class LSTMDecoder(Decoder):
         return self.output(features).squeeze(1), state
 
     def logits(
-        self, x: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"]
+        self, x: Int[Tensor, "batch time *parts"], z: Float[Tensor, "batch latent"]
     ) -> Float[Tensor, "batch time vocab"]:
         """Return the logits of every token given z and the true tokens before it."""
         logits: Tensor = self.output(self._features(x, z))
@@ -119,22 +125,22 @@ class LSTMDecoder(Decoder):
             logits = torch.cat([logits[:, :-1], forced.expand(len(x), 1, -1)], dim=1)
         return logits
 
-    def _ends_here(self, x: Int[Tensor, "batch time"]) -> bool:
+    def _ends_here(self, x: Int[Tensor, "batch time *parts"]) -> bool:
         """Return whether the last token can only be the end."""
         return self.end_id is not None and x.shape[1] == self.max_length
 
     def _features(
-        self, x: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"]
+        self, x: Int[Tensor, "batch time *parts"], z: Float[Tensor, "batch latent"]
     ) -> Float[Tensor, "batch time features"]:
         """Return what the softmax scores every token by, given z and the true tokens before it."""
-        past = F.pad(x[:, :-1], (1, 0), value=-1)
+        past = torch.cat([torch.full_like(x[:, :1], -1), x[:, :-1]], dim=1)
         # Bowman et al. (2016), section 3.1: the word is hidden, not its features
         if self.training:
             past = hide_tokens(past, self.word_dropout)
         return self._run(past, self.start(z))[0]
 
     def _run(
-        self, past: Int[Tensor, "batch time"], state: DecoderState
+        self, past: Int[Tensor, "batch time *parts"], state: DecoderState
     ) -> tuple[Float[Tensor, "batch time features"], DecoderState]:
         embedded = self.dropout(self.embedding(past))
         inputs = torch.cat([embedded, state.z.unsqueeze(1).expand(-1, past.shape[1], -1)], dim=-1)
@@ -145,18 +151,34 @@ class LSTMDecoder(Decoder):
             features = features + self.from_z(state.z).unsqueeze(1)
         return features, DecoderState(hidden, cell, state.z)
 
-    def log_prob(self, x: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
+    def log_prob(
+        self, x: Int[Tensor, "batch time *parts"], z: Float[Tensor, "batch latent"]
+    ) -> Float[Tensor, " batch"]:
         features, scored = self._features(x, z), x
         if self._ends_here(x):  # the end is certain there and costs nothing
             scored = torch.cat([x[:, :-1], torch.full_like(x[:, -1:], -1)], dim=1)
-        nats = token_nats(features.flatten(0, 1), self.output.weight, self.output.bias, scored.flatten())
-        log_prob = -nats.view(x.shape).sum(1)
+        rows = features.flatten(0, 1)
+        targets = scored.reshape(len(rows), len(self.part_sizes)).unbind(1)
+        nats = [token_nats(rows, *head, target) for head, target in zip(self._heads(), targets, strict=True)]
+        log_prob = -torch.stack(nats).sum(0).view(x.shape[:2]).sum(1)
         if self._ends_here(x):
             log_prob = log_prob.masked_fill((x[:, -1] >= 0) & (x[:, -1] != self.end_id), -torch.inf)
         return log_prob
 
-    def predict(self, x: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"]) -> Int[Tensor, "batch time"]:
-        return self.logits(x, z).argmax(-1).masked_fill(x < 0, -1)
+    def _heads(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the weight and bias of each part's softmax."""
+        if len(self.part_sizes) == 1:  # a split's gradient is a copy of the weights
+            yield self.output.weight, self.output.bias
+        else:
+            yield from zip(
+                self.output.weight.split(self.part_sizes), self.output.bias.split(self.part_sizes), strict=True
+            )
+
+    def predict(
+        self, x: Int[Tensor, "batch time *parts"], z: Float[Tensor, "batch latent"]
+    ) -> Int[Tensor, "batch time *parts"]:
+        likeliest = choose_parts(lambda logits: logits.argmax(-1), self.logits(x, z), self.part_sizes)
+        return likeliest.masked_fill(x < 0, -1)
 
     def sample(
         self,
@@ -164,7 +186,7 @@ class LSTMDecoder(Decoder):
         *,
         strategy: Strategy | Beam | None = None,
         generator: torch.Generator | None = None,
-    ) -> Int[Tensor, "batch time"]:
+    ) -> Int[Tensor, "batch time *parts"]:
         return generate(
             self.step,
             self.start(z),
@@ -173,6 +195,7 @@ class LSTMDecoder(Decoder):
             max_length=self.max_length,
             end_id=self.end_id,
             unk_id=self.unk_id,
+            part_sizes=self.part_sizes,
             device=z.device,
             generator=generator,
         )
@@ -180,7 +203,7 @@ class LSTMDecoder(Decoder):
 
 def lstm(
     *,
-    vocab_size: int,
+    vocab_size: int | Sequence[int],
     max_length: int,
     end_id: int | None = None,
     unk_id: int | None = None,
@@ -205,6 +228,7 @@ def lstm(
     """Build the LSTM encoder and decoder; the first four arguments are the codec's facts.
 
     Args:
+        vocab_size: of a token; of several parts side by side (a melody, a bass, drums) the size of each.
         pooling: the encoder's features: "final" states of both directions, or "max" of all states over time.
         encoder_word_dropout: share of the encoder's input tokens that are hidden while training, and still scored.
         posterior_gamma: batch normalisation of the posterior means with this fixed scale, against a vanishing KL: the
@@ -223,8 +247,8 @@ def lstm(
     Raises:
         ValueError: for a number out of its range or an unknown pooling.
     """
+    check_vocabulary(vocab_size, end_id, unk_id)
     check_positive(
-        vocab_size=vocab_size,
         max_length=max_length,
         latent_dim=latent_dim,
         embedding_dim=embedding_dim,
