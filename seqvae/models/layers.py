@@ -155,7 +155,7 @@ def check_positive(**values: int) -> None:
 
 def check_vocabulary(vocab_size: int | Sequence[int], end_id: int | None, unk_id: int | None) -> None:
     """Raise ValueError for a vocabulary without tokens, or special tokens where elements have several parts."""
-    if not isinstance(vocab_size, list | tuple):
+    if isinstance(vocab_size, str) or not isinstance(vocab_size, Sequence):
         check_positive(vocab_size=vocab_size)
         return
     if len(vocab_size) < 2:
