@@ -23,7 +23,7 @@ def starts(tmp_path: Path, text: str) -> list[list[int]]:
     """Return where the notes of every stretch begin, in steps from its first bar line."""
     with folk_tunes._quiet():
         (tmp_path / "tune.mid").write_bytes(folk_tunes.tune_midi(text, symusic))
-    return [[note.start for note in line.notes] for line in transcribe(read_midi(tmp_path / "tune.mid")).lines]
+    return [line.notes[:, 0].tolist() for line in transcribe(read_midi(tmp_path / "tune.mid")).lines]
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,14 @@
 """From a song to monophonic lines on a grid of sixteenths, from lines to classes, and back."""
 
-import math
-from bisect import bisect_right
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pretty_midi
 from numpy.typing import NDArray
+
+from seqvae.data.midi.notes import END, PITCH, START, Song, song_of
 
 NO_EVENT, NOTE_OFF, FIRST_NOTE = 0, 1, 2  # classes; FIRST_NOTE + n strikes pitch LOWEST + n
 LOWEST, HIGHEST = 21, 108
@@ -34,8 +34,8 @@ class Note(NamedTuple):
 class Line(NamedTuple):
     """What one instrument plays under one time signature, one note at a time; steps count from a bar line."""
 
-    instrument: int  # its place among PrettyMIDI.instruments
-    notes: list[Note]
+    instrument: int  # its place among the song's tracks
+    notes: NDArray[np.int64]  # [note 3] as Note
 
 
 class Transcription(NamedTuple):
@@ -54,117 +54,107 @@ class Transcription(NamedTuple):
         return [line for line in self.lines if line.instrument == best]
 
 
-def transcribe(midi: pretty_midi.PrettyMIDI, meter: str = "strict", bars: int = 2) -> Transcription:
+def transcribe(midi: pretty_midi.PrettyMIDI | Song, meter: str = "strict", bars: int = 2) -> Transcription:
     """Return the lines of every instrument but drums, after the rules of MusicVAE (Roberts et al., 2018).
 
     Times are counted in the song's own beats, so tempo changes move nothing. Of several notes on one step the highest
     stays; a later onset ends the note before it. With `meter="strict"` bars begin where time signatures say, and music
     in other metres than 4/4, 2/2 and 2/4 is left out, counted in windows of `bars` bars.
     """
-    stretches = [_Stretch(0.0, math.inf, "4/4")] if meter == "folded" else _stretches(midi)
-    starts = [stretch.start for stretch in stretches]
+    song = song_of(midi)
+    stretches = [_Stretch(0, _NEVER, "4/4")] if meter == "folded" else _stretches(song)
+    starts = np.array([stretch.start for stretch in stretches])
     result = Transcription([], Counter(), Counter())
-    for number, instrument in enumerate(midi.instruments):
-        parts: defaultdict[int, list[_Timed]] = defaultdict(list)
-        for note in instrument.notes if not instrument.is_drum else []:
-            if not LOWEST <= note.pitch <= HIGHEST:
-                result.counted[OUT_OF_RANGE] += 1
-                continue
-            start, end = in_beats(midi, note.start), in_beats(midi, note.end)
-            # a note up to half a step early belongs to the bar line that it rounds to
-            place = bisect_right(starts, start + 0.5 / STEPS_A_BEAT) - 1
-            start, end = (STEPS_A_BEAT * (min(beat, stretches[place].end) - starts[place]) for beat in (start, end))
-            parts[place].append(_Timed(start, end, note.pitch))
-        for place, part in sorted(parts.items()):
-            if stretches[place].meter in STRICT_METERS:
-                result.lines.append(Line(number, _skyline(part)))
+    for number, track in enumerate(song.tracks):
+        if track.is_drum:
+            continue
+        heard = (track.notes[:, PITCH] >= LOWEST) & (track.notes[:, PITCH] <= HIGHEST)
+        result.counted[OUT_OF_RANGE] += int((~heard).sum())
+        notes = track.notes[heard]
+        # a note up to half a step early belongs to the bar line that it rounds to
+        half_a_step = 2 * STEPS_A_BEAT
+        reached = (half_a_step * notes[:, START] + song.resolution) // half_a_step
+        places = np.searchsorted(starts, reached, side="right") - 1
+        for place in np.unique(places):
+            stretch, part = stretches[place], notes[places == place]
+            if stretch.meter in STRICT_METERS:
+                times = np.minimum(part[:, [START, END]], stretch.end) - stretch.start
+                steps, bent = on_grid(times, song.resolution)
+                result.lines.append(Line(number, _skyline(np.column_stack([steps, part[:, PITCH]]))))
                 result.counted[ONSETS] += len(part)
-                result.counted[BENT] += sum(abs(note.start - nearest(note.start)) > 0.25 for note in part)
+                result.counted[BENT] += int(bent[:, 0].sum())
             else:
-                rule = f"time signature {stretches[place].meter} (strict keeps {', '.join(STRICT_METERS)})"
-                result.dropped[rule] += _count_windows(part, stretches[place].meter, bars)
+                rule = f"time signature {stretch.meter} (strict keeps {', '.join(STRICT_METERS)})"
+                onsets = part[:, START] - stretch.start
+                result.dropped[rule] += _count_windows(onsets, stretch.meter, bars, song.resolution)
     return result
 
 
-def in_beats(midi: pretty_midi.PrettyMIDI, seconds: float) -> float:
-    """Return a time in quarter notes from the start of the song, by its own map of tempos."""
-    return int(midi.time_to_tick(seconds)) / int(midi.resolution)
+def on_grid(ticks: NDArray[np.int64], resolution: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the nearest step to each tick, and which lie more than a quarter of a step from it.
+
+    Halves go up, everywhere, where round() would send every other one down.
+    """
+    steps = (2 * STEPS_A_BEAT * ticks + resolution) // (2 * resolution)
+    return steps, 4 * np.abs(STEPS_A_BEAT * ticks - resolution * steps) > resolution
 
 
-def nearest(steps: float) -> int:
-    """Return the nearest step; halves go up, everywhere, where round() would send every other one down."""
-    return math.floor(steps + 0.5)
-
-
-class _Timed(NamedTuple):
-    """One note before it is put on the grid; start and end in steps."""
-
-    start: float
-    end: float
-    pitch: int
+_NEVER = 2**62  # ticks
 
 
 class _Stretch(NamedTuple):
     """The music under one time signature, which also sets where bars begin."""
 
-    start: float  # beats
-    end: float
+    start: int  # ticks
+    end: int
     meter: str
 
 
-def _stretches(midi: pretty_midi.PrettyMIDI) -> list[_Stretch]:
+def _stretches(song: Song) -> list[_Stretch]:
     """Return the song's stretches; a signature that changes neither bars nor bar lines begins no new one."""
-    meters = {0: "4/4"}
-    for change in sorted(midi.time_signature_changes, key=lambda change: float(change.time)):
-        meters[int(midi.time_to_tick(change.time))] = f"{change.numerator}/{change.denominator}"
+    meters = {0: "4/4", **{tick: f"{over}/{under}" for tick, over, under in song.time_signatures}}
     kept: list[tuple[int, str]] = []
     for tick, meter in meters.items():
         if kept and meter in STRICT_METERS and kept[-1][1] in STRICT_METERS:
-            if (tick - kept[-1][0]) % (BAR // STEPS_A_BEAT * midi.resolution) == 0:
+            if (tick - kept[-1][0]) % (BAR // STEPS_A_BEAT * song.resolution) == 0:
                 continue
         elif kept and meter == kept[-1][1]:
             continue
         kept.append((tick, meter))
-    beats = [tick / midi.resolution for tick, _ in kept] + [math.inf]
-    return [_Stretch(beats[place], beats[place + 1], meter) for place, (_, meter) in enumerate(kept)]
+    ends = [tick for tick, _ in kept[1:]] + [_NEVER]
+    return [_Stretch(tick, end, meter) for (tick, meter), end in zip(kept, ends, strict=True)]
 
 
-def _count_windows(part: Sequence[_Timed], meter: str, bars: int) -> int:
+def _count_windows(onsets: NDArray[np.int64], meter: str, bars: int, resolution: int) -> int:
     """Return how many windows of `bars` bars of its own metre the notes span, at a stride of one bar."""
     numerator, denominator = map(int, meter.split("/"))
-    bar = 4 * STEPS_A_BEAT * numerator / denominator
-    first, last = min(note.start for note in part), max(note.start for note in part)
-    return max(1, int(last // bar - first // bar) + 2 - bars)
+    first, last = (int(tick) * denominator // (4 * resolution * numerator) for tick in (onsets.min(), onsets.max()))
+    return max(1, last - first + 2 - bars)
 
 
-def _skyline(part: Iterable[_Timed]) -> list[Note]:
+def _skyline(notes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return one note a step at most, the highest, each ending at the latest where the next begins."""
-    highest: dict[int, Note] = {}
-    for start, end, pitch in part:
-        note = Note(nearest(start), max(nearest(end), nearest(start) + 1), pitch)
-        rival = highest.get(note.start, note)
-        highest[note.start] = max(note, rival, key=lambda one: (one.pitch, one.end))
-    notes = [highest[step] for step in sorted(highest)]
-    for place in range(len(notes) - 1):
-        notes[place] = notes[place]._replace(end=min(notes[place].end, notes[place + 1].start))
-    return notes
+    start, end, pitch = notes.T
+    notes = notes[np.lexsort((np.maximum(end, start + 1), pitch, start))]  # of equal pitches the longest is last
+    line = notes[np.append(notes[1:, 0] != notes[:-1, 0], True)]
+    line[:, 1] = np.maximum(line[:, 1], line[:, 0] + 1)
+    line[:-1, 1] = np.minimum(line[:-1, 1], line[1:, 0])
+    return line
 
 
-def phrases(notes: Sequence[Note]) -> Iterator[Sequence[Note]]:
+def phrases(notes: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     """Cut a line wherever it is silent for a bar or longer."""
-    cuts = [place for place in range(1, len(notes)) if notes[place].start - notes[place - 1].end >= BAR]
-    for first, last in zip([0, *cuts], [*cuts, len(notes)], strict=True):
-        yield notes[first:last]
+    yield from np.split(notes, np.flatnonzero(notes[1:, 0] - notes[:-1, 1] >= BAR) + 1)
 
 
-def to_events(notes: Sequence[Note]) -> NDArray[np.uint8]:
+def to_events(notes: Sequence[Note] | NDArray[np.int64]) -> NDArray[np.uint8]:
     """Return a line's classes in whole bars, from the bar of its first note on."""
-    first = notes[0].start // BAR * BAR
-    bars = -(-(notes[-1].end - first) // BAR)
+    starts, ends, pitches = np.asarray(notes).T
+    first = starts[0] // BAR * BAR
+    bars = -(-(ends[-1] - first) // BAR)
     events = np.full(bars * BAR + 1, NO_EVENT, np.uint8)
-    events[[note.end - first for note in notes]] = NOTE_OFF
-    for note in notes:  # after the ends: an onset needs no note off before it
-        events[note.start - first] = FIRST_NOTE + note.pitch - LOWEST
+    events[ends - first] = NOTE_OFF
+    events[starts - first] = FIRST_NOTE + pitches - LOWEST  # after the ends: an onset needs no note off before it
     return events[:-1]
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pretty_midi
 from numpy.typing import NDArray
 
-from seqvae.data.midi.melody import BAR, STEPS_A_BEAT, Note, in_beats, nearest
+from seqvae.data.midi.melody import BAR, STEPS_A_BEAT, Note, on_grid
+from seqvae.data.midi.notes import END, PITCH, START, song_of
 
 _STEP, _SEMITONE, _GAP = 6, 4, 4  # pixels
 _MAX_STEPS = 32 * BAR  # of one item shown
@@ -19,12 +20,14 @@ def piano_rolls(items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = N
     """Return [height width 3]: a roll an item, in reading order, side by side where they are narrow."""
     rolls: list[list[Note]] = []
     for item in items:
-        notes = [note for part in item.instruments if not part.is_drum for note in part.notes]
-        steps = [[nearest(STEPS_A_BEAT * in_beats(item, time)) for time in (n.start, n.end)] for n in notes]
-        placed = [Note(start, end, n.pitch) for (start, end), n in zip(steps, notes, strict=True)]
+        song = song_of(item)
+        notes = [track.notes for track in song.tracks if not track.is_drum]
+        steps = [on_grid(part[:, [START, END]], song.resolution)[0].tolist() for part in notes]
+        pitches = [part[:, PITCH].tolist() for part in notes]
+        placed = [Note(*s, p) for rows in zip(steps, pitches, strict=True) for s, p in zip(*rows, strict=True)]
         rolls.append([note for note in placed if note.start < _MAX_STEPS])
-    pitches = [note.pitch for roll in rolls for note in roll] or [60]
-    low, high = min(pitches) - 2, max([*pitches, min(pitches) + 12]) + 2
+    struck = [note.pitch for roll in rolls for note in roll] or [60]
+    low, high = min(struck) - 2, max([*struck, min(struck) + 12]) + 2
     steps_shown = min(max([BAR, *(note.end for roll in rolls for note in roll)]), _MAX_STEPS)
     steps_shown = -(-steps_shown // BAR) * BAR
     height, width = (high - low + 1) * _SEMITONE, steps_shown * _STEP
