@@ -36,6 +36,7 @@ class Line(NamedTuple):
 
     instrument: int  # its place among the song's tracks
     notes: NDArray[np.int64]  # [note 3] as Note
+    start: int  # the tick of that bar line
 
 
 class Transcription(NamedTuple):
@@ -62,32 +63,44 @@ def transcribe(midi: pretty_midi.PrettyMIDI | Song, meter: str = "strict", bars:
     in other metres than 4/4, 2/2 and 2/4 is left out, counted in windows of `bars` bars.
     """
     song = song_of(midi)
-    stretches = [_Stretch(0, _NEVER, "4/4")] if meter == "folded" else _stretches(song)
-    starts = np.array([stretch.start for stretch in stretches])
     result = Transcription([], Counter(), Counter())
     for number, track in enumerate(song.tracks):
         if track.is_drum:
             continue
         heard = (track.notes[:, PITCH] >= LOWEST) & (track.notes[:, PITCH] <= HIGHEST)
         result.counted[OUT_OF_RANGE] += int((~heard).sum())
-        notes = track.notes[heard]
-        # a note up to half a step early belongs to the bar line that it rounds to
-        half_a_step = 2 * STEPS_A_BEAT
-        reached = (half_a_step * notes[:, START] + song.resolution) // half_a_step
-        places = np.searchsorted(starts, reached, side="right") - 1
-        for place in np.unique(places):
-            stretch, part = stretches[place], notes[places == place]
+        for stretch, part in in_stretches(song, track.notes[heard], meter):
             if stretch.meter in STRICT_METERS:
-                times = np.minimum(part[:, [START, END]], stretch.end) - stretch.start
-                steps, bent = on_grid(times, song.resolution)
-                result.lines.append(Line(number, _skyline(np.column_stack([steps, part[:, PITCH]]))))
+                steps, bent = on_grid(part[:, [START, END]], song.resolution)
+                result.lines.append(Line(number, skyline(np.column_stack([steps, part[:, PITCH]])), stretch.start))
                 result.counted[ONSETS] += len(part)
                 result.counted[BENT] += int(bent[:, 0].sum())
             else:
-                rule = f"time signature {stretch.meter} (strict keeps {', '.join(STRICT_METERS)})"
-                onsets = part[:, START] - stretch.start
-                result.dropped[rule] += _count_windows(onsets, stretch.meter, bars, song.resolution)
+                result.dropped.update(left_out(stretch, part, bars, song.resolution))
     return result
+
+
+def in_stretches(song: Song, notes: NDArray[np.int64], meter: str) -> Iterator[tuple["Stretch", NDArray[np.int64]]]:
+    """Yield each stretch of a song in which some of these notes begin, and those, in ticks from its first bar line.
+
+    With `meter="folded"` the song is one stretch in 4/4.
+    """
+    stretches = [Stretch(0, _NEVER, "4/4")] if meter == "folded" else _stretches(song)
+    starts = np.array([stretch.start for stretch in stretches])
+    # a note up to half a step early belongs to the bar line that it rounds to
+    half_a_step = 2 * STEPS_A_BEAT
+    reached = (half_a_step * notes[:, START] + song.resolution) // half_a_step
+    places = np.searchsorted(starts, reached, side="right") - 1
+    for place in np.unique(places):
+        stretch, part = stretches[place], notes[places == place]
+        part[:, [START, END]] = np.minimum(part[:, [START, END]], stretch.end) - stretch.start
+        yield stretch, part
+
+
+def left_out(stretch: "Stretch", notes: NDArray[np.int64], bars: int, resolution: int) -> dict[str, int]:
+    """Return how many windows a metre that is not kept costs, by the rule that says so."""
+    rule = f"time signature {stretch.meter} (strict keeps {', '.join(STRICT_METERS)})"
+    return {rule: _count_windows(notes[:, START], stretch.meter, bars, resolution)}
 
 
 def on_grid(ticks: NDArray[np.int64], resolution: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -102,7 +115,7 @@ def on_grid(ticks: NDArray[np.int64], resolution: int) -> tuple[NDArray[np.int64
 _NEVER = 2**62  # ticks
 
 
-class _Stretch(NamedTuple):
+class Stretch(NamedTuple):
     """The music under one time signature, which also sets where bars begin."""
 
     start: int  # ticks
@@ -110,7 +123,7 @@ class _Stretch(NamedTuple):
     meter: str
 
 
-def _stretches(song: Song) -> list[_Stretch]:
+def _stretches(song: Song) -> list[Stretch]:
     """Return the song's stretches; a signature that changes neither bars nor bar lines begins no new one."""
     meters = {0: "4/4", **{tick: f"{over}/{under}" for tick, over, under in song.time_signatures}}
     kept: list[tuple[int, str]] = []
@@ -122,7 +135,7 @@ def _stretches(song: Song) -> list[_Stretch]:
             continue
         kept.append((tick, meter))
     ends = [tick for tick, _ in kept[1:]] + [_NEVER]
-    return [_Stretch(tick, end, meter) for (tick, meter), end in zip(kept, ends, strict=True)]
+    return [Stretch(tick, end, meter) for (tick, meter), end in zip(kept, ends, strict=True)]
 
 
 def _count_windows(onsets: NDArray[np.int64], meter: str, bars: int, resolution: int) -> int:
@@ -132,7 +145,7 @@ def _count_windows(onsets: NDArray[np.int64], meter: str, bars: int, resolution:
     return max(1, last - first + 2 - bars)
 
 
-def _skyline(notes: NDArray[np.int64]) -> NDArray[np.int64]:
+def skyline(notes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return one note a step at most, the highest, each ending at the latest where the next begins."""
     start, end, pitch = notes.T
     notes = notes[np.lexsort((np.maximum(end, start + 1), pitch, start))]  # of equal pitches the longest is last

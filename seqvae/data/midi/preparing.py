@@ -1,4 +1,4 @@
-"""A folder of MIDI files to a prepared dataset of melody windows."""
+"""A folder of MIDI files to a prepared dataset of windows: of melodies, of drums or of trios."""
 
 import hashlib
 import logging
@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from seqvae.data.midi.melody import BENT, FIRST_NOTE, ONSETS, OUT_OF_RANGE, to_notes
+from seqvae.data.midi.drums import DrumTokenizer
+from seqvae.data.midi.melody import BENT, ONSETS
 from seqvae.data.midi.reading import MidiError, read_midi
 from seqvae.data.midi.tokenizer import MelodyTokenizer
+from seqvae.data.midi.trio import TrioTokenizer
 from seqvae.data.preparation import (
     Outcome,
     Record,
@@ -26,6 +25,11 @@ from seqvae.data.preparation import (
 
 log = logging.getLogger(__name__)
 
+CODECS: dict[str, type[MelodyTokenizer | DrumTokenizer | TrioTokenizer]] = {
+    "melody": MelodyTokenizer,
+    "drums": DrumTokenizer,
+    "trio": TrioTokenizer,
+}
 SUFFIXES = MelodyTokenizer.endings
 
 
@@ -33,6 +37,7 @@ def prepare_midi(
     source: Path,
     root: Path,
     *,
+    part: str = "melody",
     bars: int = 2,
     meter: str = "strict",
     min_notes: int = 3,
@@ -41,15 +46,18 @@ def prepare_midi(
     jobs: int = -1,
     earlier: Iterable[Rejected] = (),
 ) -> Report:
-    """Prepare the melodies of every MIDI file under `source` as windows at a stride of one bar; return the report.
+    """Prepare one part of every MIDI file under `source` as windows at a stride of one bar; return the report.
 
-    Windows with fewer than `min_notes` notes are left out. Files whose music is the same in whatever key stay on one
+    The part is "melody", "drums", or "trio": melody, bass and drums, where all three play. Windows with fewer than
+    `min_notes` notes (strokes of drums) are left out. Files whose music is the same in whatever key stay on one
     side of the split. `earlier` are tunes that a recipe had to leave out before they became files.
-    Raises ValueError for a source without MIDI files, a bad option, or when no file has a usable melody.
+    Raises ValueError for a source without MIDI files, a bad option, or when no file has that part.
     """
+    if part not in CODECS:
+        raise ValueError(f"part must be one of {', '.join(CODECS)}, got {part!r}")
     if not isinstance(min_notes, int) or min_notes < 1:
         raise ValueError(f"min_notes must be a positive int, got {min_notes!r}")
-    codec = MelodyTokenizer(bars=bars, meter=meter)
+    codec = CODECS[part](bars=bars, meter=meter)
     source = source.absolute()  # the workers of a cluster stand in folders of their own
     paths = find_files(source, SUFFIXES)
     report = prepare(
@@ -58,7 +66,7 @@ def prepare_midi(
         partial(_convert, source=source, codec=codec, min_notes=min_notes),
         codec,
         kind="midi",
-        options={"bars": bars, "meter": meter, "min_notes": min_notes},
+        options={"part": part, "bars": bars, "meter": meter, "min_notes": min_notes},
         seed=seed,
         engine=engine,
         jobs=jobs,
@@ -72,32 +80,24 @@ def prepare_midi(
     return report
 
 
-def _convert(path: Path, *, source: Path, codec: MelodyTokenizer, min_notes: int) -> Outcome:
+def _convert(
+    path: Path, *, source: Path, codec: MelodyTokenizer | DrumTokenizer | TrioTokenizer, min_notes: int
+) -> Outcome:
     name = name_of(path, source)
     try:
         midi = read_midi(path)
     except MidiError as error:
         return Rejected(name, error.rule, str(error))
-    melodies, dropped, counted = codec.melodies(midi)
+    extracted, tune, dropped, counted, missing = codec.extract(midi)
     windows = []
-    for window in (window for melody in melodies for window in codec.stride_windows(melody.events)):
-        if np.count_nonzero(window >= FIRST_NOTE) >= min_notes:
+    for window in extracted:
+        if codec.count_notes(window) >= min_notes:
             windows.append(window)
         else:
             dropped[f"fewer than {min_notes} notes"] += 1
     if not windows:
-        rules = [rule for rule, _ in dropped.most_common()] + [rule for rule in counted if rule == OUT_OF_RANGE]
-        return Rejected(name, (rules or ["no instrument but drums plays"])[0])
+        return Rejected(name, next((rule for rule, _ in dropped.most_common()), missing))
     split = split_of(path, source)
     # with a split of the user's own a repeat stays where it was put, and is flagged instead
-    group = f"{split or ''}:{_digest([melody.events for melody in melodies])}"
+    group = f"{split or ''}:{hashlib.sha256(tune.encode()).hexdigest()}"
     return Record(name, group, windows, split, dropped=dict(dropped), counted=dict(counted))
-
-
-def _digest(melodies: Iterable[NDArray[np.uint8]]) -> str:
-    """Return a digest of rhythm and intervals: the same for a tune in every key."""
-    digest = hashlib.sha256()
-    for events in melodies:
-        notes = to_notes(events)
-        digest.update(repr([(note.start, note.end, note.pitch - notes[0].pitch) for note in notes]).encode())
-    return digest.hexdigest()

@@ -1,11 +1,8 @@
 """The melody codec: one class a sixteenth note, after MusicVAE (Roberts et al., 2018)."""
 
-import math
-import os
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae.data.codec import Codec, Preview, strip
+from seqvae.data.midi.items import VELOCITY, Extraction, in_any_key, is_int, new_song, write_midi
 from seqvae.data.midi.melody import (
     BAR,
     FIRST_NOTE,
@@ -23,6 +21,7 @@ from seqvae.data.midi.melody import (
     LOWEST,
     METERS,
     NO_EVENT,
+    OUT_OF_RANGE,
     STEPS_A_BEAT,
     VOCAB_SIZE,
     cut,
@@ -31,6 +30,7 @@ from seqvae.data.midi.melody import (
     to_notes,
     transcribe,
 )
+from seqvae.data.midi.notes import Song
 from seqvae.data.midi.preview import piano_rolls, play
 from seqvae.data.midi.reading import read_midi
 
@@ -67,11 +67,11 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
     endings = (".mid", ".midi", ".rmi", ".kar")
 
     def __init__(self, *, bars: int = 2, meter: str = "strict", transpose: int = 0) -> None:
-        if not _is_int(bars) or bars < 1:
+        if not is_int(bars) or bars < 1:
             raise ValueError(f"bars must be a positive int, got {bars!r}")
         if meter not in METERS:
             raise ValueError(f"meter must be one of {', '.join(METERS)}, got {meter!r}")
-        if not _is_int(transpose) or not 0 <= transpose <= HIGHEST - LOWEST:
+        if not is_int(transpose) or not 0 <= transpose <= HIGHEST - LOWEST:
             raise ValueError(f"transpose must be an int from 0 to {HIGHEST - LOWEST} semitones, got {transpose!r}")
         self.bars, self.meter, self.transpose = bars, meter, transpose
 
@@ -83,7 +83,7 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
     def spec(self) -> dict[str, Any]:
         return {"vocab_size": VOCAB_SIZE, "max_length": self.bars * BAR, "end_id": None, "unk_id": None}
 
-    def melodies(self, midi: pretty_midi.PrettyMIDI) -> Melodies:
+    def melodies(self, midi: pretty_midi.PrettyMIDI | Song) -> Melodies:
         """Return the melodies of every instrument but drums; a silence of a bar or more ends a melody.
 
         The rules are those of `transcribe`. Events come in whole bars, from the bar of the first note on.
@@ -96,6 +96,18 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
         """Return every window of a melody that starts on one of its bars; one padded window of a shorter melody."""
         last = max(len(events) - self.bars * BAR, 0)
         return [cut(events, start, self.bars * BAR) for start in range(0, last + 1, BAR)]
+
+    def extract(self, song: pretty_midi.PrettyMIDI | Song) -> Extraction:
+        """Return the windows of every melody."""
+        melodies, dropped, counted = self.melodies(song)
+        windows = [window for melody in melodies for window in self.stride_windows(melody.events)]
+        tune = "".join(in_any_key(to_notes(melody.events)) for melody in melodies)
+        missing = OUT_OF_RANGE if counted[OUT_OF_RANGE] else "no instrument but drums plays"
+        return Extraction(windows, tune, dropped, counted, missing)
+
+    def count_notes(self, window: NDArray[Any]) -> int:
+        """Return how many notes a window holds."""
+        return int(np.count_nonzero(window >= FIRST_NOTE))
 
     def windows(self, item: pretty_midi.PrettyMIDI) -> list[Tensor]:
         """Return the tune's windows one after another, from the bar of its first note, the last filled up with rest.
@@ -119,18 +131,14 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
         Initial tempo, program and median velocity are those of the tune of `like`; 120 bpm, piano and 90 without one.
         Any classes can be joined: a 1 in silence changes nothing. Raises ValueError for a class that is none.
         """
-        tempo, program, velocity = 120.0, 0, 90
+        program, velocity = 0, VELOCITY
         if like is not None:
-            tempo = float(like.get_tempo_changes()[1][0])
             tune = transcribe(like, self.meter, self.bars).tune()
             if tune:
                 instrument = like.instruments[tune[0].instrument]
                 program = instrument.program
                 velocity = round(statistics.median(note.velocity for note in instrument.notes))
-        microseconds = min(max(round(6e7 / tempo), 1), 2**24 - 1)
-        # written files hold whole microseconds a beat, cut off: a hair more, or 93 bpm would be slower every time
-        midi = pretty_midi.PrettyMIDI(initial_tempo=6e7 / (microseconds + 1e-3))
-        midi.time_signature_changes.append(pretty_midi.TimeSignature(4, 4, 0.0))
+        midi = new_song(like)
         line = pretty_midi.Instrument(program, name="melody")
         step = midi.tick_to_time(midi.resolution) / STEPS_A_BEAT
         for number, tensor in enumerate(tensors):
@@ -173,19 +181,7 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
         return [read_midi(Path(source))]
 
     def write(self, item: pretty_midi.PrettyMIDI, path: Path) -> None:
-        """Write a MIDI file. Raises ValueError for a note that no MIDI file can hold."""
-        for note in (note for instrument in item.instruments for note in instrument.notes):
-            whole = isinstance(note.pitch, Integral) and isinstance(note.velocity, Integral)
-            if not (whole and 0 <= note.pitch <= 127 and 1 <= note.velocity <= 127):
-                raise ValueError(f"pitch must be an int from 0 to 127 and velocity from 1 to 127, got {note}")
-            if not 0 <= note.start < note.end < math.inf:
-                raise ValueError(f"a note must start at 0 or later and end after it starts, got {note}")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            item.write(str(temporary))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_midi(item, path)
 
     def chain(self, items: Sequence[pretty_midi.PrettyMIDI]) -> pretty_midi.PrettyMIDI | None:
         """Return the items' tunes one after another, each from a window of its own on; an empty item is a rest."""
@@ -199,7 +195,3 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
     def preview(self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None) -> Preview:
         """Return piano rolls to one scale of pitch, and the items' first half minutes played one after another."""
         return Preview(image=piano_rolls(items, columns), audio=play(items))
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
