@@ -9,22 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pretty_midi
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae.data.codec import Codec, Preview, strip
 from seqvae.data.midi.items import VELOCITY, Extraction, is_int, new_song, write_midi
-from seqvae.data.midi.melody import (
-    BAR,
-    BENT,
-    METERS,
-    ONSETS,
-    STEPS_A_BEAT,
-    STRICT_METERS,
-    in_stretches,
-    left_out,
-    on_grid,
-)
+from seqvae.data.midi.melody import BAR, BENT, ONSETS, STEPS_A_BEAT, in_stretches, on_grid, refused_windows
+from seqvae.data.midi.meters import COMMON, stretches
 from seqvae.data.midi.notes import PITCH, START, Song, song_of
 from seqvae.data.midi.preview import piano_rolls, play
 from seqvae.data.midi.reading import read_midi
@@ -44,6 +36,7 @@ CLASSES: dict[str, tuple[int, ...]] = {
 }
 KEYS = tuple(keys[0] for keys in CLASSES.values())
 COMBINATIONS = 2 ** len(CLASSES)
+METERS = ("strict", "folded")
 NO_DRUMS = "no drums play (channel 10)"
 UNKNOWN = "drum notes left out: no percussion key of General MIDI"
 
@@ -55,7 +48,7 @@ for _number, _keys in enumerate(CLASSES.values()):
 class Beat(NamedTuple):
     """What all drums together play under one time signature."""
 
-    start: int  # the tick of the first bar line
+    bar_line: int  # the tick that its steps count from
     combinations: NDArray[np.uint16]  # [step] in whole bars from there, the last one struck in
 
 
@@ -75,16 +68,17 @@ def beats_of(midi: pretty_midi.PrettyMIDI | Song, meter: str = "strict", bars: i
     notes = np.concatenate(tracks) if tracks else np.zeros((0, 4), np.int64)
     known = _BITS[notes[:, PITCH]] > 0
     result.counted[UNKNOWN] += int((~known).sum())
-    for stretch, part in in_stretches(song, notes[known], meter):
-        if stretch.meter not in STRICT_METERS:
-            result.dropped.update(left_out(stretch, part, bars, song.resolution))
+    for stretch, part in in_stretches(stretches(song, meter), notes[known], song.resolution):
+        times = part[:, START] - stretch.bar_line
+        if stretch.refusal:
+            result.dropped[stretch.refusal] += refused_windows(stretch, times, song.resolution, bars)
             continue
-        steps, bent = on_grid(part[:, START], song.resolution)
+        steps, moved = on_grid(times, song.resolution)
         combinations = np.zeros((int(steps.max()) // BAR + 1) * BAR, np.uint16)
         np.bitwise_or.at(combinations, steps, _BITS[part[:, PITCH]])
-        result.beats.append(Beat(stretch.start, combinations))
+        result.beats.append(Beat(stretch.bar_line, combinations))
         result.counted[ONSETS] += len(part)
-        result.counted[BENT] += int(bent.sum())
+        result.counted[BENT] += int((4 * moved > song.resolution).sum())
     return result
 
 
@@ -92,7 +86,7 @@ class DrumTokenizer(Codec[pretty_midi.PrettyMIDI]):
     """Drums as one of 512 combinations a sixteenth note, after MusicVAE (Roberts et al., 2018).
 
     A combination's number has bit i set where class i of CLASSES is struck. All drum tracks of a song are one kit;
-    lengths and velocities are no part of it. Bars, windows and `meter` are the melody codec's.
+    lengths and velocities are no part of it. Bars and windows are the melody codec's; so is `meter`, but for "any".
 
     Windows that hold at least one stroke each, the first of them in the first bar, come back unchanged from
     `windows(join(...))`.
@@ -120,9 +114,7 @@ class DrumTokenizer(Codec[pretty_midi.PrettyMIDI]):
         """Return every window that starts on a bar; a silence of a bar or more ends a beat, as it does a melody."""
         beats, dropped, counted = beats_of(song, self.meter, self.bars)
         phrases = [phrase for beat in beats for phrase in _phrases(beat.combinations)]
-        size = self.bars * BAR
-        starts = [range(0, max(len(phrase) - size, 0) + 1, BAR) for phrase in phrases]
-        windows = [cut(phrase, start, size) for phrase, of in zip(phrases, starts, strict=True) for start in of]
+        windows = [window for phrase in phrases for window in cut(phrase, self.bars * BAR, BAR)]
         tune = repr([phrase.tolist() for phrase in phrases])
         return Extraction(windows, tune, dropped, counted, UNKNOWN if counted[UNKNOWN] else NO_DRUMS)
 
@@ -141,7 +133,7 @@ class DrumTokenizer(Codec[pretty_midi.PrettyMIDI]):
         size, windows = self.bars * BAR, []
         for _, combinations in beats:
             first = int(np.flatnonzero(combinations)[0]) // BAR * BAR
-            windows += [cut(combinations, start, size) for start in range(first, len(combinations), size)]
+            windows += [*cut(combinations[first:], size, size)]
         return [torch.from_numpy(window.astype(np.int64)) for window in windows if window.any()]
 
     def join(self, tensors: Sequence[Tensor], like: pretty_midi.PrettyMIDI | None = None) -> pretty_midi.PrettyMIDI:
@@ -151,6 +143,7 @@ class DrumTokenizer(Codec[pretty_midi.PrettyMIDI]):
         ValueError for a combination that is none.
         """
         midi = new_song(like)
+        midi.time_signature_changes.append(pretty_midi.TimeSignature(*COMMON, 0.0))
         offsets = [self.bars * BAR * number for number in range(len(tensors))]
         midi.instruments.append(drum_kit(midi, zip(offsets, tensors, strict=True), like))
         return midi
@@ -190,10 +183,12 @@ class DrumTokenizer(Codec[pretty_midi.PrettyMIDI]):
         return Preview(image=piano_rolls(items, columns), audio=play(items))
 
 
-def cut(combinations: NDArray[np.uint16], start: int, size: int) -> NDArray[np.uint16]:
-    """Return `size` steps, with rest beyond the end."""
-    part = combinations[start : start + size]
-    return np.pad(part, (0, size - len(part)))
+def cut(combinations: NDArray[np.uint16], size: int, stride: int) -> NDArray[np.uint16]:
+    """Return [window size]: windows at every `stride` steps that hold all of a beat, with rest beyond its end."""
+    count = max(0, -((size - len(combinations)) // stride)) + 1
+    filled = np.zeros((count - 1) * stride + size, np.uint16)
+    filled[: len(combinations)] = combinations
+    return sliding_window_view(filled, size)[::stride]
 
 
 def drum_kit(

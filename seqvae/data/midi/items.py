@@ -36,14 +36,12 @@ def in_any_key(notes: Iterable[tuple[int, int, int]] | NDArray[np.int64]) -> str
     return repr([(start, end, pitch - rows[0][2]) for start, end, pitch in rows])
 
 
-def new_song(like: pretty_midi.PrettyMIDI | None = None) -> pretty_midi.PrettyMIDI:
-    """Return a song without notes in 4/4, in the initial tempo of another one."""
+def new_song(like: pretty_midi.PrettyMIDI | None = None, steps_per_quarter: int = 4) -> pretty_midi.PrettyMIDI:
+    """Return a song without notes, in the initial tempo of another one; a step is a whole number of ticks."""
     tempo = TEMPO if like is None else float(like.get_tempo_changes()[1][0])
     microseconds = min(max(round(6e7 / tempo), 1), 2**24 - 1)
     # written files hold whole microseconds a beat, cut off: a hair more, or 93 bpm would be slower every time
-    midi = pretty_midi.PrettyMIDI(initial_tempo=6e7 / (microseconds + 1e-3))
-    midi.time_signature_changes.append(pretty_midi.TimeSignature(4, 4, 0.0))
-    return midi
+    return pretty_midi.PrettyMIDI(resolution=55 * steps_per_quarter, initial_tempo=6e7 / (microseconds + 1e-3))
 
 
 def write_midi(item: pretty_midi.PrettyMIDI, path: Path) -> None:

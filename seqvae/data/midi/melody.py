@@ -1,4 +1,4 @@
-"""From a song to monophonic lines on a grid of sixteenths, from lines to classes, and back."""
+"""From a song to monophonic lines on a grid of steps, from lines to classes, and back."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -6,20 +6,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pretty_midi
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from seqvae.data.midi.meters import COMMON, Meter, Stretch, stretches
 from seqvae.data.midi.notes import END, PITCH, START, Song, song_of
+from seqvae.data.midi.tracks import Tracks
 
 NO_EVENT, NOTE_OFF, FIRST_NOTE = 0, 1, 2  # classes; FIRST_NOTE + n strikes pitch LOWEST + n
 LOWEST, HIGHEST = 21, 108
 VOCAB_SIZE = FIRST_NOTE + HIGHEST - LOWEST + 1
 STEPS_A_BEAT = 4  # a beat is a quarter note
+TRIPLET_STEPS = 12  # a quarter note, where triplets have steps of their own
 BAR = 16  # steps
-STRICT_METERS = ("4/4", "2/2", "2/4")
-METERS = ("strict", "folded")
 
 ONSETS = "onsets in all"
 BENT = "onsets moved by more than a quarter of a step"
+TRIPLETS = f"of these near a step of {TRIPLET_STEPS} a quarter note (triplets)"
 OUT_OF_RANGE = f"notes left out: outside pitches {LOWEST} to {HIGHEST}"
 
 
@@ -36,7 +39,9 @@ class Line(NamedTuple):
 
     instrument: int  # its place among the song's tracks
     notes: NDArray[np.int64]  # [note 3] as Note
-    start: int  # the tick of that bar line
+    bar: int = BAR  # steps
+    meter: Meter = COMMON
+    bar_line: int = 0  # the tick that its steps count from
 
 
 class Transcription(NamedTuple):
@@ -55,117 +60,111 @@ class Transcription(NamedTuple):
         return [line for line in self.lines if line.instrument == best]
 
 
-def transcribe(midi: pretty_midi.PrettyMIDI | Song, meter: str = "strict", bars: int = 2) -> Transcription:
-    """Return the lines of every instrument but drums, after the rules of MusicVAE (Roberts et al., 2018).
+def transcribe(
+    midi: pretty_midi.PrettyMIDI | Song,
+    meter: str = "strict",
+    bars: int = 2,
+    *,
+    steps_per_quarter: int = STEPS_A_BEAT,
+    tracks: Tracks | None = None,
+    split_on_tempo: bool = False,
+) -> Transcription:
+    """Return the lines of the chosen tracks, of all but drums by default, after MusicVAE (Roberts et al., 2018).
 
     Times are counted in the song's own beats, so tempo changes move nothing. Of several notes on one step the highest
-    stays; a later onset ends the note before it. With `meter="strict"` bars begin where time signatures say, and music
-    in other metres than 4/4, 2/2 and 2/4 is left out, counted in windows of `bars` bars.
+    stays; a later onset ends the note before it. Bars begin where time signatures say (see `stretches`); music in
+    metres that `meter` leaves out is counted in windows of `bars` bars.
     """
     song = song_of(midi)
+    parts = stretches(song, meter, steps_per_quarter, split_on_tempo)
     result = Transcription([], Counter(), Counter())
-    for number, track in enumerate(song.tracks):
-        if track.is_drum:
-            continue
+    for number, track in (tracks or Tracks()).chosen(song):
         heard = (track.notes[:, PITCH] >= LOWEST) & (track.notes[:, PITCH] <= HIGHEST)
         result.counted[OUT_OF_RANGE] += int((~heard).sum())
-        for stretch, part in in_stretches(song, track.notes[heard], meter):
-            if stretch.meter in STRICT_METERS:
-                steps, bent = on_grid(part[:, [START, END]], song.resolution)
-                result.lines.append(Line(number, skyline(np.column_stack([steps, part[:, PITCH]])), stretch.start))
-                result.counted[ONSETS] += len(part)
-                result.counted[BENT] += int(bent[:, 0].sum())
-            else:
-                result.dropped.update(left_out(stretch, part, bars, song.resolution))
+        for stretch, notes in in_stretches(parts, track.notes[heard], song.resolution, steps_per_quarter):
+            _add(result, number, stretch, notes, song.resolution, steps_per_quarter, bars)
     return result
 
 
-def in_stretches(song: Song, notes: NDArray[np.int64], meter: str) -> Iterator[tuple["Stretch", NDArray[np.int64]]]:
-    """Yield each stretch of a song in which some of these notes begin, and those, in ticks from its first bar line.
-
-    With `meter="folded"` the song is one stretch in 4/4.
-    """
-    stretches = [Stretch(0, _NEVER, "4/4")] if meter == "folded" else _stretches(song)
-    starts = np.array([stretch.start for stretch in stretches])
+def in_stretches(
+    parts: Sequence[Stretch], notes: NDArray[np.int64], resolution: int, steps_per_quarter: int = STEPS_A_BEAT
+) -> Iterator[tuple[Stretch, NDArray[np.int64]]]:
+    """Yield each stretch in which some of the notes begin, and those."""
+    starts = np.array([part.start for part in parts])
     # a note up to half a step early belongs to the bar line that it rounds to
-    half_a_step = 2 * STEPS_A_BEAT
-    reached = (half_a_step * notes[:, START] + song.resolution) // half_a_step
+    reached = (2 * steps_per_quarter * notes[:, START] + resolution) // (2 * steps_per_quarter)
     places = np.searchsorted(starts, reached, side="right") - 1
     for place in np.unique(places):
-        stretch, part = stretches[place], notes[places == place]
-        part[:, [START, END]] = np.minimum(part[:, [START, END]], stretch.end) - stretch.start
-        yield stretch, part
+        yield parts[place], notes[places == place]
 
 
-def left_out(stretch: "Stretch", notes: NDArray[np.int64], bars: int, resolution: int) -> dict[str, int]:
-    """Return how many windows a metre that is not kept costs, by the rule that says so."""
-    rule = f"time signature {stretch.meter} (strict keeps {', '.join(STRICT_METERS)})"
-    return {rule: _count_windows(notes[:, START], stretch.meter, bars, resolution)}
-
-
-def on_grid(ticks: NDArray[np.int64], resolution: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the nearest step to each tick, and which lie more than a quarter of a step from it.
-
-    Halves go up, everywhere, where round() would send every other one down.
-    """
-    steps = (2 * STEPS_A_BEAT * ticks + resolution) // (2 * resolution)
-    return steps, 4 * np.abs(STEPS_A_BEAT * ticks - resolution * steps) > resolution
-
-
-_NEVER = 2**62  # ticks
-
-
-class Stretch(NamedTuple):
-    """The music under one time signature, which also sets where bars begin."""
-
-    start: int  # ticks
-    end: int
-    meter: str
-
-
-def _stretches(song: Song) -> list[Stretch]:
-    """Return the song's stretches; a signature that changes neither bars nor bar lines begins no new one."""
-    meters = {0: "4/4", **{tick: f"{over}/{under}" for tick, over, under in song.time_signatures}}
-    kept: list[tuple[int, str]] = []
-    for tick, meter in meters.items():
-        if kept and meter in STRICT_METERS and kept[-1][1] in STRICT_METERS:
-            if (tick - kept[-1][0]) % (BAR // STEPS_A_BEAT * song.resolution) == 0:
-                continue
-        elif kept and meter == kept[-1][1]:
-            continue
-        kept.append((tick, meter))
-    ends = [tick for tick, _ in kept[1:]] + [_NEVER]
-    return [Stretch(tick, end, meter) for (tick, meter), end in zip(kept, ends, strict=True)]
-
-
-def _count_windows(onsets: NDArray[np.int64], meter: str, bars: int, resolution: int) -> int:
-    """Return how many windows of `bars` bars of its own metre the notes span, at a stride of one bar."""
-    numerator, denominator = map(int, meter.split("/"))
-    first, last = (int(tick) * denominator // (4 * resolution * numerator) for tick in (onsets.min(), onsets.max()))
+def refused_windows(
+    stretch: Stretch, times: NDArray[np.int64], resolution: int, bars: int, steps_per_quarter: int = STEPS_A_BEAT
+) -> int:
+    """Return how many windows span these ticks, counted from the bar line, of a stretch that is left out."""
+    onsets = times * steps_per_quarter * stretch.bar.denominator
+    first, last = (int(tick) // (resolution * stretch.bar.numerator) for tick in (onsets.min(), onsets.max()))
     return max(1, last - first + 2 - bars)
 
 
-def skyline(notes: NDArray[np.int64]) -> NDArray[np.int64]:
+def _add(
+    result: Transcription,
+    number: int,
+    stretch: Stretch,
+    notes: NDArray[np.int64],
+    resolution: int,
+    steps_per_quarter: int,
+    bars: int,
+) -> None:
+    """Add what one track plays in one stretch."""
+    times = np.minimum(notes[:, [START, END]], stretch.end) - stretch.bar_line
+    if stretch.refusal:
+        result.dropped[stretch.refusal] += refused_windows(stretch, times[:, 0], resolution, bars, steps_per_quarter)
+        return
+    steps, moved = on_grid(times, resolution, steps_per_quarter)
+    line = _skyline(np.column_stack([steps, notes[:, PITCH]]))
+    result.lines.append(Line(number, line, int(stretch.bar), stretch.meter, stretch.bar_line))
+    bent = times[4 * moved[:, 0] > resolution, 0]
+    result.counted[ONSETS] += len(notes)
+    result.counted[BENT] += len(bent)
+    if steps_per_quarter < TRIPLET_STEPS:
+        missed = on_grid(bent, resolution, TRIPLET_STEPS)[1]
+        result.counted[TRIPLETS] += int((4 * missed <= resolution).sum())
+
+
+def on_grid(
+    ticks: NDArray[np.int64], resolution: int, steps_per_quarter: int = STEPS_A_BEAT
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the nearest step to each tick, and how far it is, in parts of a step of which `resolution` make one.
+
+    Halves go up, everywhere, where round() would send every other one down.
+    """
+    steps = (2 * steps_per_quarter * ticks + resolution) // (2 * resolution)
+    return steps, np.abs(steps_per_quarter * ticks - resolution * steps)
+
+
+def _skyline(notes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return one note a step at most, the highest, each ending at the latest where the next begins."""
     start, end, pitch = notes.T
-    notes = notes[np.lexsort((np.maximum(end, start + 1), pitch, start))]  # of equal pitches the longest is last
-    line = notes[np.append(notes[1:, 0] != notes[:-1, 0], True)]
-    line[:, 1] = np.maximum(line[:, 1], line[:, 0] + 1)
+    end = np.maximum(end, start + 1)
+    order = np.lexsort((end, pitch, start))  # of equal pitches the longest is last
+    line = np.column_stack([start, end, pitch])[order]
+    line = line[np.append(line[1:, 0] != line[:-1, 0], True)]
     line[:-1, 1] = np.minimum(line[:-1, 1], line[1:, 0])
     return line
 
 
-def phrases(notes: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Cut a line wherever it is silent for a bar or longer."""
-    yield from np.split(notes, np.flatnonzero(notes[1:, 0] - notes[:-1, 1] >= BAR) + 1)
+def phrases(notes: NDArray[np.int64], silence: float = BAR) -> Iterator[NDArray[np.int64]]:
+    """Cut a line wherever it is silent for so many steps or more."""
+    yield from np.split(notes, np.flatnonzero(notes[1:, 0] - notes[:-1, 1] >= silence) + 1)
 
 
-def to_events(notes: Sequence[Note] | NDArray[np.int64]) -> NDArray[np.uint8]:
+def to_events(notes: Sequence[Note] | NDArray[np.int64], bar: int = BAR) -> NDArray[np.uint8]:
     """Return a line's classes in whole bars, from the bar of its first note on."""
     starts, ends, pitches = np.asarray(notes).T
-    first = starts[0] // BAR * BAR
-    bars = -(-(ends[-1] - first) // BAR)
-    events = np.full(bars * BAR + 1, NO_EVENT, np.uint8)
+    first = starts[0] // bar * bar
+    bars = -(-(ends[-1] - first) // bar)
+    events = np.full(bars * bar + 1, NO_EVENT, np.uint8)
     events[ends - first] = NOTE_OFF
     events[starts - first] = FIRST_NOTE + pitches - LOWEST  # after the ends: an onset needs no note off before it
     return events[:-1]
@@ -178,28 +177,25 @@ def to_notes(events: NDArray[Any]) -> list[Note]:
     """
     if len(events) and not 0 <= events.min() <= events.max() < VOCAB_SIZE:
         raise ValueError(f"classes must be from 0 to {VOCAB_SIZE - 1}, got {events.min()} to {events.max()}")
-    changes = [int(step) for step in np.flatnonzero(events)]
-    return [
-        Note(start, end, int(events[start]) - FIRST_NOTE + LOWEST)
-        for start, end in zip(changes, [*changes, len(events)][1:], strict=True)
-        if events[start] >= FIRST_NOTE
-    ]
+    changes = np.flatnonzero(events)
+    struck = events[changes] >= FIRST_NOTE
+    starts, ends = changes[struck], np.append(changes, len(events))[1:][struck]
+    pitches = events[starts].astype(np.int64) - FIRST_NOTE + LOWEST
+    return [Note(*row) for row in zip(starts.tolist(), ends.tolist(), pitches.tolist(), strict=True)]
 
 
-def cut(events: NDArray[np.uint8], start: int, size: int) -> NDArray[np.uint8]:
-    """Return `size` steps of a line that need nothing before them, with rest beyond its end.
+def cut(events: NDArray[np.uint8], size: int, stride: int) -> NDArray[np.uint8]:
+    """Return [window size]: windows at every `stride` steps that hold all of a line, with rest beyond its end.
 
-    A note held over the start is struck again there; a note off there ends nothing and goes.
+    They need nothing before them: a note held over a start is struck again there, a note off there ends nothing and
+    goes.
     """
-    window = np.full(size, NO_EVENT, np.uint8)
-    part = events[start : start + size]
-    window[: len(part)] = part
-    earlier = events[:start][events[:start] != NO_EVENT]
-    if window[0] == NOTE_OFF:
-        window[0] = NO_EVENT
-    elif window[0] == NO_EVENT and len(earlier) and earlier[-1] >= FIRST_NOTE:
-        window[0] = earlier[-1]
-    struck = window[window != NO_EVENT]
-    if len(part) < size and len(struck) and struck[-1] >= FIRST_NOTE:
-        window[len(part)] = NOTE_OFF
-    return window
+    count = max(0, -((size - len(events)) // stride)) + 1
+    line = np.full(max((count - 1) * stride + size, len(events) + 1), NO_EVENT, np.uint8)
+    line[: len(events)] = events
+    latest = np.maximum.accumulate(np.where(line != NO_EVENT, np.arange(len(line)), 0))  # the last event up to a step
+    sounding = np.where(line[latest] >= FIRST_NOTE, line[latest], NO_EVENT)
+    line[len(events)] = NOTE_OFF if len(events) and sounding[-1] else NO_EVENT
+    windows = sliding_window_view(line, size)[: (count - 1) * stride + 1 : stride].copy()
+    windows[:, 0] = sounding[np.arange(count) * stride]
+    return windows

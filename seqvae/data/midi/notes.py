@@ -39,13 +39,14 @@ def song_of(midi: pretty_midi.PrettyMIDI | Song) -> Song:
     if isinstance(midi, Song):
         return midi
     times, bpms = midi.get_tempo_changes()
-    ticks = np.array([int(midi.time_to_tick(time)) for time in times])
+    ticks: NDArray[np.int64] = np.array([int(midi.time_to_tick(time)) for time in times])
     ticks_a_second = bpms * midi.resolution / 60
 
     def in_ticks(seconds: list[float]) -> NDArray[np.int64]:
         moments = np.asarray(seconds, np.float64)
         place = np.maximum(np.searchsorted(times, moments, side="right") - 1, 0)
-        return ticks[place] + np.rint((moments - times[place]) * ticks_a_second[place]).astype(np.int64)
+        beyond: NDArray[np.int64] = np.rint((moments - times[place]) * ticks_a_second[place]).astype(np.int64)
+        return ticks[place] + beyond
 
     tracks = []
     for instrument in midi.instruments:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from seqvae.data.midi.drums import DrumTokenizer
 from seqvae.data.midi.melody import BENT, ONSETS
-from seqvae.data.midi.reading import MidiError, read_midi
+from seqvae.data.midi.notes import read_song
+from seqvae.data.midi.reading import MidiError
 from seqvae.data.midi.tokenizer import MelodyTokenizer
 from seqvae.data.midi.trio import TrioTokenizer
 from seqvae.data.preparation import (
@@ -85,10 +86,10 @@ def _convert(
 ) -> Outcome:
     name = name_of(path, source)
     try:
-        midi = read_midi(path)
+        song = read_song(path)
     except MidiError as error:
         return Rejected(name, error.rule, str(error))
-    extracted, tune, dropped, counted, missing = codec.extract(midi)
+    extracted, tune, dropped, counted, missing = codec.extract(song)
     windows = []
     for window in extracted:
         if codec.count_notes(window) >= min_notes:

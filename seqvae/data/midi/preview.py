@@ -24,7 +24,7 @@ def piano_rolls(items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = N
         notes = [track.notes for track in song.tracks if not track.is_drum]
         steps = [on_grid(part[:, [START, END]], song.resolution)[0].tolist() for part in notes]
         pitches = [part[:, PITCH].tolist() for part in notes]
-        placed = [Note(*s, p) for rows in zip(steps, pitches, strict=True) for s, p in zip(*rows, strict=True)]
+        placed = [Note(s[0], s[1], p) for rows in zip(steps, pitches, strict=True) for s, p in zip(*rows, strict=True)]
         rolls.append([note for note in placed if note.start < _MAX_STEPS])
     struck = [note.pitch for roll in rolls for note in roll] or [60]
     low, high = min(struck) - 2, max([*struck, min(struck) + 12]) + 2

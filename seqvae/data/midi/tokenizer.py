@@ -1,8 +1,9 @@
-"""The melody codec: one class a sixteenth note, after MusicVAE (Roberts et al., 2018)."""
+"""The melody codec: one class a step of the grid, after MusicVAE (Roberts et al., 2018)."""
 
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,31 +16,34 @@ from torch import Tensor
 from seqvae.data.codec import Codec, Preview, strip
 from seqvae.data.midi.items import VELOCITY, Extraction, in_any_key, is_int, new_song, write_midi
 from seqvae.data.midi.melody import (
-    BAR,
     FIRST_NOTE,
     HIGHEST,
     LOWEST,
-    METERS,
     NO_EVENT,
     OUT_OF_RANGE,
     STEPS_A_BEAT,
+    TRIPLET_STEPS,
     VOCAB_SIZE,
+    Transcription,
     cut,
     phrases,
     to_events,
     to_notes,
     transcribe,
 )
-from seqvae.data.midi.notes import Song
+from seqvae.data.midi.meters import COMMON, LONGEST_BAR, METERS, Meter, meter_of
+from seqvae.data.midi.notes import Song, song_of
 from seqvae.data.midi.preview import piano_rolls, play
 from seqvae.data.midi.reading import read_midi
+from seqvae.data.midi.tracks import Tracks
 
 
 class Melody(NamedTuple):
-    """One monophonic line in whole bars, without a silence of a bar or more."""
+    """One monophonic line in whole bars, without a silence that ends it."""
 
-    instrument: int  # its place among PrettyMIDI.instruments
+    instrument: int  # its place among the song's tracks
     events: NDArray[np.uint8]  # [step] classes
+    bar: int  # steps
 
 
 class Melodies(NamedTuple):
@@ -51,12 +55,14 @@ class Melodies(NamedTuple):
 
 
 class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
-    """Melodies as one class a sixteenth note, after MusicVAE (Roberts et al., 2018).
+    """Melodies as one class a step, a sixteenth note by default, after MusicVAE (Roberts et al., 2018).
 
-    Class 0 lets a note or a silence go on, 1 ends the note, 2 to 89 strike pitches 21 to 108. A bar is 16 steps, a
-    window `bars` bars. `meter="strict"` uses music in 4/4 and 2/2, and in 2/4 by pairs of bars; "folded" ignores time
-    signatures and counts bars of 16 steps from the start of the file. In every epoch a view of a window is transposed
-    by up to `transpose` semitones either way, as far as its pitches stay within range.
+    Class 0 lets a note or a silence go on, 1 ends the note, 2 to 89 strike pitches 21 to 108. A quarter note is
+    `steps_per_quarter` steps, 12 where triplets shall have their own, and a window `bars` bars. `meter="strict"` uses
+    music in 4/4 and 2/2, and in 2/4 by pairs of bars; "folded" ignores time signatures and counts bars of 4/4 from the
+    start of the file; "any" takes each metre's own bars, so a window of 3/4 is shorter than one of 4/4. `tracks` says
+    among which tracks of a song its tune is looked for (see `Tracks.parse`). In every epoch a view of a window is
+    transposed by up to `transpose` semitones either way, as far as its pitches stay within range.
 
     Windows are canonical when no 1 stands in silence. Canonical windows that hold at least one note each, the first
     of them in the first bar, come back unchanged from `windows(join(...))`.
@@ -66,41 +72,89 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
     suffix = ".mid"
     endings = (".mid", ".midi", ".rmi", ".kar")
 
-    def __init__(self, *, bars: int = 2, meter: str = "strict", transpose: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        bars: int = 2,
+        meter: str = "strict",
+        transpose: int = 0,
+        steps_per_quarter: int = STEPS_A_BEAT,
+        tracks: str = "all",
+    ) -> None:
         if not is_int(bars) or bars < 1:
             raise ValueError(f"bars must be a positive int, got {bars!r}")
         if meter not in METERS:
             raise ValueError(f"meter must be one of {', '.join(METERS)}, got {meter!r}")
         if not is_int(transpose) or not 0 <= transpose <= HIGHEST - LOWEST:
             raise ValueError(f"transpose must be an int from 0 to {HIGHEST - LOWEST} semitones, got {transpose!r}")
-        self.bars, self.meter, self.transpose = bars, meter, transpose
+        if not is_int(steps_per_quarter) or steps_per_quarter not in (STEPS_A_BEAT, TRIPLET_STEPS):
+            wanted = f"{STEPS_A_BEAT} or {TRIPLET_STEPS}"
+            raise ValueError(f"steps_per_quarter must be {wanted}, got {steps_per_quarter!r}")
+        self.bars, self.meter, self.transpose, self.steps_per_quarter = bars, meter, transpose, steps_per_quarter
+        self.tracks, self.chosen = tracks, Tracks.parse(tracks)
 
     @property
     def options(self) -> dict[str, Any]:
-        return {"bars": self.bars, "meter": self.meter, "transpose": self.transpose}
+        return {
+            "bars": self.bars,
+            "meter": self.meter,
+            "transpose": self.transpose,
+            "steps_per_quarter": self.steps_per_quarter,
+            "tracks": self.tracks,
+        }
 
     @property
     def spec(self) -> dict[str, Any]:
-        return {"vocab_size": VOCAB_SIZE, "max_length": self.bars * BAR, "end_id": None, "unk_id": None}
+        longest = self.bars * self._bar
+        if self.meter == "any":  # and one more: what a network draws is always that long, so `join` can tell it
+            longest = self.bars * self.steps_per_quarter * LONGEST_BAR + 1
+        return {"vocab_size": VOCAB_SIZE, "max_length": longest, "end_id": None, "unk_id": None}
 
-    def melodies(self, midi: pretty_midi.PrettyMIDI | Song) -> Melodies:
-        """Return the melodies of every instrument but drums; a silence of a bar or more ends a melody.
+    @property
+    def _bar(self) -> int:
+        return 4 * self.steps_per_quarter
 
-        The rules are those of `transcribe`. Events come in whole bars, from the bar of the first note on.
+    def transcribe(
+        self, midi: pretty_midi.PrettyMIDI | Song, tracks: Tracks | None = None, split_on_tempo: bool = False
+    ) -> Transcription:
+        """Return a song's lines on this codec's grid."""
+        return transcribe(
+            midi,
+            self.meter,
+            self.bars,
+            steps_per_quarter=self.steps_per_quarter,
+            tracks=self.chosen if tracks is None else tracks,
+            split_on_tempo=split_on_tempo,
+        )
+
+    def melodies(
+        self, midi: pretty_midi.PrettyMIDI | Song, gap_bars: float = 1, split_on_tempo: bool = False
+    ) -> Melodies:
+        """Return the melodies of the chosen tracks; a silence of `gap_bars` bars or more ends a melody.
+
+        The rules are those of `transcribe`. Events come in whole bars, from the bar of the first note on. With
+        `split_on_tempo` no melody goes on over a change of tempo.
         """
-        lines, dropped, counted = transcribe(midi, self.meter, self.bars)
-        melodies = [Melody(line.instrument, to_events(phrase)) for line in lines for phrase in phrases(line.notes)]
+        lines, dropped, counted = self.transcribe(midi, split_on_tempo=split_on_tempo)
+        melodies = [
+            Melody(line.instrument, to_events(phrase, line.bar), line.bar)
+            for line in lines
+            for phrase in phrases(line.notes, gap_bars * line.bar)
+        ]
         return Melodies(melodies, dropped, counted)
 
-    def stride_windows(self, events: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-        """Return every window of a melody that starts on one of its bars; one padded window of a shorter melody."""
-        last = max(len(events) - self.bars * BAR, 0)
-        return [cut(events, start, self.bars * BAR) for start in range(0, last + 1, BAR)]
+    def stride_windows(self, events: NDArray[np.uint8], bar: int | None = None) -> NDArray[np.uint8]:
+        """Return [window step]: every window of a melody that starts on one of its bars, of 4/4 unless `bar` is said.
+
+        A melody shorter than a window gives one, filled up with rest.
+        """
+        bar = bar or self._bar
+        return cut(events, self.bars * bar, bar)
 
     def extract(self, song: pretty_midi.PrettyMIDI | Song) -> Extraction:
         """Return the windows of every melody."""
         melodies, dropped, counted = self.melodies(song)
-        windows = [window for melody in melodies for window in self.stride_windows(melody.events)]
+        windows = [window for melody in melodies for window in self.stride_windows(melody.events, melody.bar)]
         tune = "".join(in_any_key(to_notes(melody.events)) for melody in melodies)
         missing = OUT_OF_RANGE if counted[OUT_OF_RANGE] else "no instrument but drums plays"
         return Extraction(windows, tune, dropped, counted, missing)
@@ -113,40 +167,71 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
         """Return the tune's windows one after another, from the bar of its first note, the last filled up with rest.
 
         The tune is the instrument with the most melody notes, the first of equals; windows without notes are left out.
+        Where no track is of those that `tracks` asks for, all are.
         A note held over a window's start is struck again there, so every window can be heard and encoded on its own.
         """
-        transcription = transcribe(item, self.meter, self.bars)
-        tune = transcription.tune()
-        if not tune:
-            reasons = [*transcription.dropped, *transcription.counted, "no instrument but drums plays"]
-            raise ValueError(f"no melody to encode: {reasons[0]}")
-        size = self.bars * BAR
-        lines = [to_events(line.notes) for line in tune]
-        windows = [cut(events, start, size) for events in lines for start in range(0, len(events), size)]
-        return [torch.from_numpy(window.astype(np.int64)) for window in windows if (window >= FIRST_NOTE).any()]
+        transcription = self._heard(item)
+        if not transcription.lines:
+            reasons = [*transcription.dropped, *(name for name, count in transcription.counted.items() if count)]
+            raise ValueError(f"no melody to encode: {[*reasons, 'no instrument but drums plays'][0]}")
+        return [window for window, _ in self._metered(transcription)]
+
+    def _heard(self, item: pretty_midi.PrettyMIDI) -> Transcription:
+        song = song_of(item)
+        fits = any(self.chosen.fits(track) for track in song.tracks)
+        return self.transcribe(song, self.chosen if fits else Tracks(skyline=self.chosen.skyline))
+
+    def _metered(self, transcription: Transcription) -> list[tuple[Tensor, Meter]]:
+        """Return the tune's windows, each with its metre."""
+        result = []
+        for line in transcription.tune():
+            size = self.bars * line.bar
+            for window in cut(to_events(line.notes, line.bar), size, size):
+                if (window >= FIRST_NOTE).any():
+                    result.append((torch.from_numpy(window.astype(np.int64)), line.meter))
+        return result
 
     def join(self, tensors: Sequence[Tensor], like: pretty_midi.PrettyMIDI | None = None) -> pretty_midi.PrettyMIDI:
-        """Return the windows in a row, in 4/4; each begins in silence and its last note ends with it at the latest.
+        """Return the windows in a row; each begins in silence and its last note ends with it at the latest.
 
         Initial tempo, program and median velocity are those of the tune of `like`; 120 bpm, piano and 90 without one.
+        The metre is 4/4. With `meter="any"` it is that of the same window of `like`, of its last one beyond that, and
+        without `like` the metre that a window's length spells, 4/4 for what is longer than any window can be.
         Any classes can be joined: a 1 in silence changes nothing. Raises ValueError for a class that is none.
         """
+        meters = [COMMON] * len(tensors)
+        if self.meter == "any":
+            meters = [self._meter_of(len(strip(tensor))) for tensor in tensors]
+            if like is not None and (known := [meter for _, meter in self._metered(self._heard(like))]):
+                meters = [known[min(number, len(known) - 1)] for number in range(len(tensors))]
+        return self._join(list(zip(tensors, meters, strict=True)), like)
+
+    def _meter_of(self, length: int) -> Meter:
+        bar = Fraction(length, self.bars)
+        longest = LONGEST_BAR * self.steps_per_quarter
+        return (meter_of(bar, self.steps_per_quarter) if bar <= longest else None) or COMMON
+
+    def _join(
+        self, windows: Sequence[tuple[Tensor, Meter]], like: pretty_midi.PrettyMIDI | None
+    ) -> pretty_midi.PrettyMIDI:
         program, velocity = 0, VELOCITY
-        if like is not None:
-            tune = transcribe(like, self.meter, self.bars).tune()
-            if tune:
-                instrument = like.instruments[tune[0].instrument]
-                program = instrument.program
-                velocity = round(statistics.median(note.velocity for note in instrument.notes))
-        midi = new_song(like)
+        if like is not None and (tune := self._heard(like).tune()):
+            instrument = like.instruments[tune[0].instrument]
+            program = instrument.program
+            velocity = round(statistics.median(note.velocity for note in instrument.notes))
+        midi = new_song(like, self.steps_per_quarter)
         line = pretty_midi.Instrument(program, name="melody")
-        step = midi.tick_to_time(midi.resolution) / STEPS_A_BEAT
-        for number, tensor in enumerate(tensors):
-            offset = number * self.bars * BAR
+        step = midi.tick_to_time(midi.resolution) / self.steps_per_quarter
+        offset, signatures = 0, midi.time_signature_changes
+        for tensor, meter in windows:
+            if not signatures or meter != (signatures[-1].numerator, signatures[-1].denominator):
+                signatures.append(pretty_midi.TimeSignature(*meter, offset * step))
+            size = self.bars * int(meter.steps(self.steps_per_quarter))
             line.notes += [
                 pretty_midi.Note(velocity, pitch, (offset + start) * step, (offset + end) * step)
-                for start, end, pitch in to_notes(strip(tensor).numpy())
+                for start, end, pitch in to_notes(strip(tensor)[:size].numpy())
             ]
+            offset += size
         midi.instruments.append(line)
         return midi
 
@@ -163,9 +248,13 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
         return {"step": len(tensor)}
 
     def score(self, truth: Sequence[Tensor], predicted: Sequence[Tensor]) -> dict[str, float]:
-        """Return the share of equal steps, of exact onsets, and the F1 of notes by pitch and start, ends ignored."""
+        """Return the share of equal steps, of exact onsets, and the F1 of notes by pitch and start, ends ignored.
+
+        What is predicted beyond the end of the true window is ignored.
+        """
         equal = steps = hits = struck = guessed = 0
         for true, guess in zip(truth, predicted, strict=True):
+            guess = guess[: len(true)]
             same = true == guess
             equal, steps = equal + int(same.sum()), steps + len(true)
             hits += int((same & (true >= FIRST_NOTE)).sum())
@@ -185,12 +274,11 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
 
     def chain(self, items: Sequence[pretty_midi.PrettyMIDI]) -> pretty_midi.PrettyMIDI | None:
         """Return the items' tunes one after another, each from a window of its own on; an empty item is a rest."""
-        rest = torch.full((self.bars * BAR,), NO_EVENT)
-        heard = [bool(transcribe(item, self.meter, self.bars).lines) for item in items]
-        rows = [self.windows(item) if sounds else [rest] for item, sounds in zip(items, heard, strict=True)]
-        return self.join(
-            [window for row in rows for window in row], like=items[heard.index(True)] if any(heard) else None
-        )
+        rest = torch.full((self.bars * self._bar,), NO_EVENT)
+        heard = [self._heard(item) for item in items]
+        rows = [self._metered(one) if one.lines else [(rest, COMMON)] for one in heard]
+        first = next((item for item, one in zip(items, heard, strict=True) if one.lines), None)
+        return self._join([window for row in rows for window in row], first)
 
     def preview(self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None) -> Preview:
         """Return piano rolls to one scale of pitch, and the items' first half minutes played one after another."""

@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +20,16 @@ from seqvae.data.midi.items import VELOCITY, Extraction, in_any_key, new_song, w
 from seqvae.data.midi.melody import (
     BAR,
     FIRST_NOTE,
+    NOTE_OFF,
     STEPS_A_BEAT,
     VOCAB_SIZE,
+    Line,
     cut,
     to_events,
     to_notes,
     transcribe,
 )
+from seqvae.data.midi.meters import COMMON
 from seqvae.data.midi.notes import Song, Track, song_of
 from seqvae.data.midi.preview import piano_rolls, play
 from seqvae.data.midi.reading import read_midi
@@ -46,15 +49,14 @@ class Voice(NamedTuple):
     """One part as one instrument plays it under one time signature."""
 
     instrument: int  # its place among the song's tracks; of drums, which are one kit, -1
-    events: NDArray[Any]  # [step] its classes in whole bars, from the first bar line on
+    events: NDArray[Any]  # [step] its classes in whole bars, of all voices of a section as many
     played: NDArray[np.bool_]  # [bar]
 
 
 class Section(NamedTuple):
-    """What plays under one time signature."""
+    """Who plays each part under one time signature."""
 
-    start: int  # the tick of the first bar line
-    voices: tuple[list[Voice], list[Voice], list[Voice]]  # of each part
+    voices: tuple[list[Voice], list[Voice], list[Voice]]
 
 
 class Sections(NamedTuple):
@@ -75,16 +77,39 @@ def sections_of(midi: pretty_midi.PrettyMIDI | Song, meter: str = "strict", bars
     for line in lines:
         role = _role(song.tracks[line.instrument].program)
         assert role is not None
-        first = int(line.notes[0, 0]) // BAR * BAR
-        events = np.concatenate([np.zeros(first, np.uint8), to_events(line.notes)])
-        bars_of_notes = (range(start // BAR, (end - 1) // BAR + 1) for start, end, _ in line.notes.tolist())
-        found[line.start][role].append(Voice(line.instrument, events, _played(bars_of_notes, len(events) // BAR)))
-    for start, combinations in beats:
-        struck = combinations.reshape(-1, BAR).any(1)
-        found[start][DRUMS].append(Voice(-1, combinations, _fill(struck)))
+        found[line.bar_line][role].append(_voice(line))
+    for bar_line, combinations in beats:
+        struck = np.bitwise_or.reduce(combinations.reshape(-1, BAR), axis=1) > 0
+        found[bar_line][DRUMS].append(Voice(-1, combinations, _fill(struck)))
     tune = [in_any_key(line.notes) for line in lines] + [repr(beat.combinations.tolist()) for beat in beats]
-    sections = [Section(start, found[start]) for start in sorted(found)]
+    sections = [_section(found[bar_line]) for bar_line in sorted(found)]
     return Sections(sections, dropped + of_drums, counted + drums_counted, "".join(tune))
+
+
+def _voice(line: Line) -> Voice:
+    """Return a line's classes from the first bar line on, and in which bars one of its notes sounds."""
+    starts, ends, _ = line.notes.T
+    events = np.concatenate([np.zeros(starts[0] // BAR * BAR, np.uint8), to_events(line.notes)])
+    played = np.zeros(len(events) // BAR, np.bool_)
+    for start, end in zip(starts // BAR, (ends - 1) // BAR, strict=True):
+        played[start : end + 1] = True
+    return Voice(line.instrument, events, _fill(played))
+
+
+def _section(voices: tuple[list[Voice], list[Voice], list[Voice]]) -> Section:
+    """Return the voices with rests up to where the longest of them ends."""
+    length = max(len(voice.events) for part in voices for voice in part)
+    melodies, basses, drums = ([_extended(voice, length, role) for voice in part] for role, part in enumerate(voices))
+    return Section((melodies, basses, drums))
+
+
+def _extended(voice: Voice, length: int, role: int) -> Voice:
+    events = np.zeros(length, voice.events.dtype)
+    events[: len(voice.events)] = voice.events
+    struck = np.flatnonzero(voice.events)
+    if role != DRUMS and len(voice.events) < length and voice.events[struck[-1]] >= FIRST_NOTE:
+        events[len(voice.events)] = NOTE_OFF
+    return voice._replace(events=events, played=np.pad(voice.played, (0, length // BAR - len(voice.played))))
 
 
 def _role(program: int) -> int | None:
@@ -95,14 +120,6 @@ def _role(program: int) -> int | None:
 def _if_it_has_a_role(track: Track) -> Track:
     """Return the track, without its notes where it plays neither melody nor bass."""
     return track._replace(notes=track.notes[: None if _role(track.program) is not None else 0])
-
-
-def _played(bars_of_notes: Iterable[range], count: int) -> NDArray[np.bool_]:
-    """Return in which of `count` bars one of the notes sounds, given the bars that each spans."""
-    played = np.zeros(count, np.bool_)
-    for spanned in bars_of_notes:
-        played[spanned.start : spanned.stop] = True
-    return _fill(played)
 
 
 def _fill(played: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -120,7 +137,7 @@ class TrioTokenizer(Codec[pretty_midi.PrettyMIDI]):
 
     A step is [melody, bass, drums]: the melody codec's classes twice, and the drum codec's combinations. Melodies are
     played by programs 0 to 31 and basses by 32 to 39; several of a kind make a trio each with every other part. Bars,
-    windows and `meter` are the melody codec's. In every epoch a view of a window is transposed by up to `transpose`
+    windows and `meter` are the drum codec's. In every epoch a view of a window is transposed by up to `transpose`
     semitones, melody and bass alike and the drums not at all.
 
     Windows are canonical when no 1 stands in silence. Canonical windows with something to hear in each, of the first
@@ -153,21 +170,23 @@ class TrioTokenizer(Codec[pretty_midi.PrettyMIDI]):
         windows = []
         for section in sections:
             for trio in product(*section.voices):
-                shortest = min(len(voice.played) for voice in trio)
-                together = np.logical_and.reduce([voice.played[:shortest] for voice in trio])
-                bars = (bar for bar in range(shortest - self.bars + 1) if together[bar : bar + self.bars].all())
-                windows += [self._cut(trio, bar * BAR) for bar in bars]
+                together = np.logical_and.reduce([voice.played for voice in trio])
+                bars = [bar for bar in range(len(together) - self.bars + 1) if together[bar : bar + self.bars].all()]
+                windows += [*self._cut(trio, BAR)[bars]] if bars else []
         silent = [missing for part, missing in enumerate(_MISSING) if not any(one.voices[part] for one in sections)]
         return Extraction(windows, tune, dropped, counted, (silent or [_NEVER_TOGETHER])[0])
 
-    def _cut(self, trio: Sequence[Voice | None], start: int) -> NDArray[np.uint16]:
-        """Return the window [step part] that begins at a step; a part that nobody plays is a rest."""
+    def _cut(self, trio: Sequence[Voice | None], stride: int, first: int = 0) -> NDArray[np.uint16]:
+        """Return [window step part]: windows at every `stride` steps; a part that nobody plays is a rest."""
         size = self.bars * BAR
-        window = np.zeros((size, len(PARTS)), np.uint16)
+        columns: list[NDArray[Any]] = []
         for part, voice in enumerate(trio):
-            if voice is not None and start < len(voice.events):
-                window[:, part] = (cut_beat if part == DRUMS else cut)(voice.events, start, size)
-        return window
+            if voice is not None:
+                columns.append((cut_beat if part == DRUMS else cut)(voice.events[first:], size, stride))
+        windows = np.zeros((len(columns[0]), size, len(PARTS)), np.uint16)
+        places = [part for part, voice in enumerate(trio) if voice is not None]
+        windows[:, :, places] = np.stack(columns, -1)
+        return windows
 
     def count_notes(self, window: NDArray[Any]) -> int:
         """Return how many notes and strokes a window holds."""
@@ -190,11 +209,9 @@ class TrioTokenizer(Codec[pretty_midi.PrettyMIDI]):
                 for voices, leader in zip(section.voices, leading, strict=True)
             ]
             heard = [voice for voice in trio if voice is not None]
-            if not heard:
-                continue
-            first = min(int(np.flatnonzero(voice.events)[0]) for voice in heard) // BAR * BAR
-            last = max(len(voice.events) for voice in heard)
-            windows += [self._cut(trio, start) for start in range(first, last, self.bars * BAR)]
+            if heard:
+                first = min(int(np.flatnonzero(voice.events)[0]) for voice in heard) // BAR * BAR
+                windows += [*self._cut(trio, self.bars * BAR, first)]
         return [torch.from_numpy(window.astype(np.int64)) for window in windows if self.count_notes(window)]
 
     def join(self, tensors: Sequence[Tensor], like: pretty_midi.PrettyMIDI | None = None) -> pretty_midi.PrettyMIDI:
@@ -204,6 +221,7 @@ class TrioTokenizer(Codec[pretty_midi.PrettyMIDI]):
         fingered bass and 90. Any classes can be joined. Raises ValueError for a class that is none.
         """
         midi = new_song(like)
+        midi.time_signature_changes.append(pretty_midi.TimeSignature(*COMMON, 0.0))
         step = midi.tick_to_time(midi.resolution) / STEPS_A_BEAT
         windows = [(number * self.bars * BAR, strip(tensor)) for number, tensor in enumerate(tensors)]
         leading = (-1, -1, -1) if like is None else _leading(sections_of(like, self.meter, self.bars).sections)
