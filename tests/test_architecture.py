@@ -76,7 +76,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "joblib": ("data.shards",),
     "dask": ("data.shards",),
     "distributed": ("data.shards",),
-    "symusic": (),
+    "symusic": ("data.midi.notes",),
     "torchvision": (),
     "data_prep": (),
     "tests": (),

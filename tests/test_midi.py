@@ -1,7 +1,6 @@
 """The guarded reader, the melody codec and the preparation of a folder of MIDI files."""
 
 import json
-import logging
 import math
 import os
 import random
@@ -22,8 +21,9 @@ from hypothesis import strategies as st
 
 from seqvae.data import load_codec
 from seqvae.data.dataset import WindowDataset
-from seqvae.data.midi import MelodyTokenizer, MidiError, prepare_midi, read_midi
+from seqvae.data.midi import MelodyTokenizer, MidiError, prepare_midi, read_midi, read_song
 from seqvae.data.midi.melody import Note, to_events, to_notes, transcribe
+from seqvae.data.midi.notes import READERS
 from tests.helpers.midi import END, Notes, chunk, meta, number, part, smf, song
 from tests.helpers.processes import exit_code
 
@@ -527,11 +527,11 @@ HOSTILE = {
     "time signature without content": (before_a_note(meta(0x58)), "0x58 holds 0 bytes instead of 4"),
     "key signature without content": (before_a_note(meta(0x59)), "0x59 holds 0 bytes instead of 2"),
     "smpte offset of 4 bytes": (before_a_note(meta(0x54, bytes(4))), "0x54 holds 4 bytes instead of 5"),
-    "channel prefix without content": (before_a_note(meta(0x20)), "IndexError"),
+    "channel prefix without content": (before_a_note(meta(0x20)), "0x20 holds 0 bytes instead of 1"),
     "time signature over 2^255": (before_a_note(meta(0x58, b"\x04\xff\x18\x08")), "2\\^255"),
-    "time signature of nothing": (before_a_note(meta(0x58, b"\x00\x02\x18\x08")), "ValueError"),
-    "eight flats": (before_a_note(meta(0x59, b"\xf8\x00")), "KeySignatureError"),
-    "mode 5": (before_a_note(meta(0x59, b"\x00\x05")), "KeySignatureError"),
+    "time signature of nothing": (before_a_note(meta(0x58, b"\x00\x02\x18\x08")), "0 beats a bar"),
+    "eight flats": (before_a_note(meta(0x59, b"\xf8\x00")), "key signature of bytes f8 00"),
+    "mode 5": (before_a_note(meta(0x59, b"\x00\x05")), "key signature of bytes 00 05"),
     "data byte above 127": (before_a_note(b"\x90\x3c\xff"), "data byte"),
     "running status first": (smf(number(0) + b"\x3c\x50" + NOTE), "running status"),
     "status 0xf4": (before_a_note(b"\xf4"), "0xf4"),
@@ -551,14 +551,15 @@ HOSTILE = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", HOSTILE)
-def test_only_a_midi_error_leaves_the_reader_and_within_two_seconds(tmp_path: Path, name: str) -> None:
+def test_only_a_midi_error_leaves_a_reader_and_within_two_seconds(tmp_path: Path, name: str, reader: str) -> None:
     data, reason = HOSTILE[name]
     path = tmp_path / "bad.mid"
     path.write_bytes(data)
     started = time.process_time()
     with pytest.raises(MidiError, match=reason) as raised:
-        read_midi(path)
+        read_midi(path) if reader == "pretty_midi" else read_song(path, reader)
     assert time.process_time() - started < 2
     assert str(raised.value).startswith("bad.mid: ")
     assert str(raised.value).isprintable()
@@ -891,19 +892,6 @@ def test_windows_of_few_notes_are_left_out_and_counted(tmp_path: Path) -> None:
     report = prepare_midi(source, tmp_path / "root")
     assert report.dropped["fewer than 3 notes"] == 6  # the windows at bars 0 and 1
     assert sum(report.windows.values()) + report.dropped["repeats a window of its split"] == 6
-
-
-def test_rhythms_off_the_grid_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    for seed in range(3):
-        triplets = [(n * 4 / 3, (n + 1) * 4 / 3, 60 + (seed + 1) * n % 13) for n in range(24)]
-        (source / f"{seed}.mid").write_bytes(song(triplets))
-    with caplog.at_level(logging.WARNING):
-        prepare_midi(source, tmp_path / "root")
-    assert [record.getMessage() for record in caplog.records] == [
-        "67 % of onsets lie off the 16-step grid; triplets or human timing are bent to it"
-    ]
 
 
 def test_rhythms_on_the_grid_raise_no_alarm(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

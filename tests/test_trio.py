@@ -13,7 +13,16 @@ from torch import Tensor
 from seqvae.cli import main
 from seqvae.data import load_codec
 from seqvae.data.dataset import WindowDataset
-from seqvae.data.midi import DrumTokenizer, MelodyTokenizer, TrioTokenizer, prepare_midi, read_midi
+from seqvae.data.midi import (
+    DrumTokenizer,
+    MelodyTokenizer,
+    TrioTokenizer,
+    prepare_midi,
+    read_midi,
+    read_song,
+)
+from seqvae.data.midi.band import trio_windows
+from seqvae.data.midi.extracting import Extracted
 from tests.conftest import GetRun
 from tests.helpers.midi import Notes, song
 
@@ -36,9 +45,9 @@ def band(*parts: tuple[int, Notes], drums: Notes = (), **options: Any) -> bytes:
     return song(*notes, channels=channels, program=[*(program for program, _ in parts), 0], **options)
 
 
-def extract(tmp_path: Path, data: bytes, **options: Any) -> Any:
+def extract(tmp_path: Path, data: bytes, **options: Any) -> Extracted:
     (tmp_path / "song.mid").write_bytes(data)
-    return TrioTokenizer(**options).extract(read_midi(tmp_path / "song.mid"))
+    return trio_windows(read_song(tmp_path / "song.mid"), **options)
 
 
 def pitches(column: Any) -> set[int]:

@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 
 import seqvae
-from seqvae.cli import completion, evaluate, explore, inspect, prepare, train, use
+from seqvae.cli import completion, evaluate, explore, inspect, prepare, train, use, windows
 
-MODULES = (prepare, train, use, explore, evaluate, inspect, completion)  # in the order of --help
+MODULES = (prepare, windows, train, use, explore, evaluate, inspect, completion)  # in the order of --help
 
 DESCRIPTION = "Train variational autoencoders on images, text or MIDI, and use what they learned."
 

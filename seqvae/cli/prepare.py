@@ -79,9 +79,35 @@ def add(commands: Commands) -> None:
     )
     midi.add_argument("--bars", type=int, default=2, help="of a window (default 2)")
     midi.add_argument(
-        "--meter", choices=("strict", "folded"), default="strict", help="4/4, 2/2, 2/4 only, or any on the beat grid"
+        "--meter",
+        choices=("strict", "any", "folded"),
+        default="strict",
+        help="4/4, 2/2, 2/4 only (default), each metre in bars of its own, or 4/4 whatever is written",
     )
-    midi.add_argument("--min-notes", type=int, default=3, help="of a window (default 3)")
+    midi.add_argument("--min-notes", type=int, help="of a window (default 3)")
+    midi.add_argument("--steps-per-quarter", type=int, choices=(4, 12), default=4, help="12 has steps for triplets")
+    midi.add_argument(
+        "--tracks",
+        metavar="WORDS",
+        help="names or programs between commas, as MELODY,0-31 (default all but drums); with the word skyline they "
+        "become one line of the highest notes",
+    )
+    midi.add_argument("--gap-bars", type=float, default=1, metavar="N", help="of silence end a melody (default 1)")
+    midi.add_argument("--split-on-tempo", action="store_true", help="a change of tempo ends a melody, too")
+    midi.add_argument("--compat", choices=("magenta",), help="the windows that Magenta's MusicVAE would cut")
+    midi.add_argument(
+        "--max-bent",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="warn when more onsets than these lie off the grid (default 0.1)",
+    )
+    midi.add_argument(
+        "--reader",
+        choices=("pretty_midi", "symusic"),
+        default="pretty_midi",
+        help='symusic is faster by far (pip install "seqvae[fast]")',
+    )
     image = kind("image", "a folder of pictures; its sub-folders are labels")
     image.add_argument("--size", default="64", help="64 or WIDTHxHEIGHT (default 64)")
     image.add_argument("--channels", type=int, choices=(1, 3), default=3)

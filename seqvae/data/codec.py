@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -81,6 +82,10 @@ class Codec(ABC, Generic[Item]):
         The default is the window. Only training windows are augmented.
         """
         return tensor
+
+    def listed(self, tensor: Tensor) -> dict[str, Any]:
+        """Return a window as plain JSON values, in the signs that people know of its modality; by default as it is."""
+        return {"values": tensor.tolist()}
 
     @abstractmethod
     def sizes(self, tensor: Tensor) -> dict[str, int]:
@@ -173,6 +178,6 @@ def parse_json(content: bytes) -> dict[str, Any]:
 
 def strip(window: Tensor) -> Tensor:
     """Return a token window without the -1 that fills a batch's rows; pixels have none."""
-    if window.ndim > 2:
+    if window.dtype != torch.int64:
         return window
     return window[window >= 0 if window.ndim == 1 else (window >= 0).all(-1)]

@@ -46,8 +46,9 @@ __all__ = [  # all that a modality and a recipe need, in one place
 
 log = logging.getLogger(__name__)
 
-PARTS = (*SPLITS, "codec", "report.json", "rejected.jsonl")  # what a dataset is beside its manifest
+PARTS = (*SPLITS, "codec", "report.json", "rejected.jsonl", "dropped.jsonl")  # what a dataset is beside its manifest
 UNSPLIT = -1  # the place in SPLITS of what its source put on no side
+FOLDERS = 10  # of the source that a table lists
 LOCK, PARTIAL, SHARDS = ".lock", ".partial", ".shards-"  # what stands in a root while it is made
 
 
@@ -57,24 +58,36 @@ class Report:
 
     kept: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)  # windows
+    touched: Counter[str] = field(default_factory=Counter)  # kept items of which the rule left windows out
     counted: Counter[str] = field(default_factory=Counter)
     items: dict[str, int] = field(default_factory=dict)
     windows: dict[str, int] = field(default_factory=dict)
     seen_in_train: dict[str, int] = field(default_factory=dict)
+    folders: dict[str, list[int]] = field(default_factory=dict)  # items and windows by the source's folders
+    fixes: list[str] = field(default_factory=list)  # what would keep more, the commonest first
 
     def table(self) -> str:
         """Return the report as lines of text."""
         total = self.kept + self.rejected.total()
         rows = [f"kept {self.kept:,} of {total:,} items"]
         rows += [f"  rejected {count:>9,}  {rule}" for rule, count in self.rejected.most_common()]
-        rows += [f"  windows  {count:>9,}  left out: {rule}" for rule, count in self.dropped.most_common()]
+        for rule, count in self.dropped.most_common():
+            where = f" (in {self.touched[rule]:,} items)" if self.touched[rule] else ""
+            rows.append(f"  windows  {count:>9,}  left out: {rule}{where}")
         rows += [f"  counted  {count:>9,}  {name}" for name, count in self.counted.most_common() if count]
         for split in SPLITS:
             row = f"{split:<6}{self.items[split]:>9,} items {self.windows[split]:>10,} windows"
             if self.seen_in_train.get(split):
                 row += f"  ({self.seen_in_train[split]:,} of them also stand in train)"
             rows.append(row)
+        if len(self.folders) > 1:
+            largest = sorted(self.folders.items(), key=lambda pair: (-pair[1][1], pair[0]))
+            rows += [
+                f"{items:>15,} items {count:>10,} windows  of {name}" for name, (items, count) in largest[:FOLDERS]
+            ]
+            rows += [f"{'':>15} and those of {len(largest) - FOLDERS:,} more folders"] * (len(largest) > FOLDERS)
+        rows += [f"to keep more: {fix}" for fix in self.fixes]
         return "\n".join(rows)
 
 
@@ -94,6 +107,7 @@ def prepare(
     counted: Mapping[str, int] | None = None,
     drop_repeats: bool = True,
     shard_size: int | None = None,
+    advise: Callable[[Report], list[str]] | None = None,
 ) -> Report:
     """Convert the sources and write a dataset at `root`; return what was kept.
 
@@ -102,7 +116,8 @@ def prepare(
     rejected before conversion, `counted` what the report says beside what records say. With `drop_repeats` a
     window that repeats within its split is kept once; a window of valid or test that also stands in train is
     kept and flagged in the column `seen_in_train`. A shard holds `shard_size` sources, which is worth choosing
-    where a source takes microseconds. Memory grows by tens of bytes an item, whatever the items hold.
+    where a source takes microseconds. `advise` says what would keep more. Memory grows by tens of bytes an item,
+    whatever the items hold.
 
     Raises:
         ValueError: when `root` holds a dataset or something that would be overwritten, another process prepares it,
@@ -120,7 +135,7 @@ def prepare(
         work = Shards(folder, sources, convert, size)
         work.run(engine, jobs)
         report = Report(counted=Counter(counted))
-        _write(root, work, codec, kind, options, seed, earlier, drop_repeats, report)
+        _write(root, work, codec, kind, options, seed, earlier, drop_repeats, report, advise)
         _sweep(root)
         return report
 
@@ -229,6 +244,7 @@ def _write(
     earlier: Iterable[Rejected],
     drop_repeats: bool,
     report: Report,
+    advise: Callable[[Report], list[str]] | None,
 ) -> None:
     temporary = _fresh_partial(root)
     image_shape = codec.spec.get("image_shape")
@@ -243,6 +259,7 @@ def _write(
     _write_splits(temporary, records, survey, dtype, drop_repeats, report)
     (temporary / "codec").mkdir()
     codec.save(temporary / "codec")
+    report.fixes = advise(report) if advise else []
     _write_json(temporary / "report.json", vars(report))  # asdict would make pairs of a Counter's counts
     data_files = sorted(path for folder in (*SPLITS, "codec") for path in (temporary / folder).iterdir())
     files = {path.relative_to(temporary).as_posix(): sha256(path) for path in data_files}
@@ -344,17 +361,25 @@ def _write_splits(
             report.dropped["repeats a window of its split"] += repeats
     with contextlib.ExitStack() as stack:
         parts = [stack.enter_context(_Part(folder / split)) for split in SPLITS]
+        file = stack.enter_context((folder / "dropped.jsonl").open("w", encoding="utf-8"))
         following = 0
         for record, split in zip(records, splits.tolist(), strict=True):
             report.kept += 1
             report.dropped.update(record.dropped)
             report.counted.update(record.counted)
+            if record.dropped:
+                report.touched.update(record.dropped.keys())
+                file.write(json.dumps({"name": record.name, "dropped": record.dropped}, ensure_ascii=False) + "\n")
             part = parts[split]
+            before = len(part.lengths)
             for window in record.windows:
                 if kept[following]:
                     part.add(window.astype(dtype), record.label)
                 following += 1
             part.end(record.name)
+            folder_of = report.folders.setdefault(record.name.rpartition("/")[0] or ".", [0, 0])
+            folder_of[0] += 1
+            folder_of[1] += len(part.lengths) - before
     in_train = np.sort(windows[sides == 0])
     for side, (split, part) in enumerate(zip(SPLITS, parts, strict=True)):
         chosen = windows[kept & (sides == side)] if side else windows[:0]

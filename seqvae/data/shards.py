@@ -111,9 +111,9 @@ class Shards(Generic[Source]):
     def __iter__(self) -> Iterator[Outcome]:
         for number in range(self.count):
             with np.load(self._path(number), allow_pickle=False) as shard:
-                values, ends = shard["values"], np.cumsum(shard["lengths"])
+                values, ends = shard["values"], np.cumsum(shard["lengths"]).tolist()
                 rows = json.loads(shard["rows"].tobytes())
-            windows = iter(np.split(values, ends[:-1]) if len(ends) else [])
+            windows = map(values.__getitem__, itertools.starmap(slice, itertools.pairwise([0, *ends])))
             for row in rows:
                 if "rule" in row:
                     yield Rejected(**row)

@@ -35,6 +35,7 @@ LIBRARIES = (
 
 EXTRAS = {
     "examples": "the named corpora of data_prep/",
+    "fast": "MIDI read by symusic: --reader symusic",
     "metrics": "BLEU of reconstructions, self-BLEU of samples",
     "dask": "a cluster that prepares a dataset: --engine dask",
     "sweep": "the jobs of a sweep side by side: hydra/launcher=joblib",

@@ -1,6 +1,7 @@
 """Tiny worlds of each modality: a prepared dataset, and a run trained on it a few steps through the configuration."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -149,7 +150,7 @@ def image_world(folder: Path) -> World:
     return World("fashion", folder / "data", (str(ends[0]), str(ends[1])), str(broken))
 
 
-WORLDS = {
+WORLDS: dict[str, Callable[[Path], World]] = {
     "melody": melody_world,
     "text": text_world,
     "fashion": image_world,

@@ -1,8 +1,9 @@
 """The drum codec: what is struck at each sixteenth note, of nine kinds of percussion, after MusicVAE."""
 
+import hashlib
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae.data.codec import Codec, Preview, strip
-from seqvae.data.midi.items import VELOCITY, Extraction, is_int, new_song, write_midi
-from seqvae.data.midi.melody import BAR, BENT, ONSETS, STEPS_A_BEAT, in_stretches, on_grid, refused_windows
+from seqvae.data.midi.extracting import Extracted, with_notes
+from seqvae.data.midi.items import VELOCITY, is_int, new_song, write_midi
+from seqvae.data.midi.melody import BAR, BENT, ONSETS, STEPS_A_BEAT, on_grid, places_of, refused_windows
 from seqvae.data.midi.meters import COMMON, stretches
 from seqvae.data.midi.notes import PITCH, START, Song, song_of
 from seqvae.data.midi.preview import piano_rolls, play
@@ -68,7 +70,10 @@ def beats_of(midi: pretty_midi.PrettyMIDI | Song, meter: str = "strict", bars: i
     notes = np.concatenate(tracks) if tracks else np.zeros((0, 4), np.int64)
     known = _BITS[notes[:, PITCH]] > 0
     result.counted[UNKNOWN] += int((~known).sum())
-    for stretch, part in in_stretches(stretches(song, meter), notes[known], song.resolution):
+    notes, parts = notes[known], stretches(song, meter)
+    places = places_of(notes[:, START], np.array([part.start for part in parts]), song.resolution)
+    for place in np.flatnonzero(np.bincount(places)):
+        stretch, part = parts[place], notes[places == place]
         times = part[:, START] - stretch.bar_line
         if stretch.refusal:
             result.dropped[stretch.refusal] += refused_windows(stretch, times, song.resolution, bars)
@@ -110,18 +115,6 @@ class DrumTokenizer(Codec[pretty_midi.PrettyMIDI]):
     def spec(self) -> dict[str, Any]:
         return {"vocab_size": COMBINATIONS, "max_length": self.bars * BAR, "end_id": None, "unk_id": None}
 
-    def extract(self, song: pretty_midi.PrettyMIDI | Song) -> Extraction:
-        """Return every window that starts on a bar; a silence of a bar or more ends a beat, as it does a melody."""
-        beats, dropped, counted = beats_of(song, self.meter, self.bars)
-        phrases = [phrase for beat in beats for phrase in _phrases(beat.combinations)]
-        windows = [window for phrase in phrases for window in cut(phrase, self.bars * BAR, BAR)]
-        tune = repr([phrase.tolist() for phrase in phrases])
-        return Extraction(windows, tune, dropped, counted, UNKNOWN if counted[UNKNOWN] else NO_DRUMS)
-
-    def count_notes(self, window: NDArray[Any]) -> int:
-        """Return how many strokes a window holds."""
-        return int(_struck(torch.from_numpy(window.astype(np.int64))).sum())
-
     def windows(self, item: pretty_midi.PrettyMIDI) -> list[Tensor]:
         """Return the windows one after another, from the bar of the first stroke; those without strokes are left out.
 
@@ -147,6 +140,11 @@ class DrumTokenizer(Codec[pretty_midi.PrettyMIDI]):
         offsets = [self.bars * BAR * number for number in range(len(tensors))]
         midi.instruments.append(drum_kit(midi, zip(offsets, tensors, strict=True), like))
         return midi
+
+    def listed(self, tensor: Tensor) -> dict[str, Any]:
+        """Return which classes are struck at each step, by name."""
+        names = np.array([*CLASSES])
+        return {"strokes": [names[struck.bool().numpy()].tolist() for struck in _struck(tensor)]}
 
     def sizes(self, tensor: Tensor) -> dict[str, int]:
         return {"step": len(tensor)}
@@ -181,6 +179,32 @@ class DrumTokenizer(Codec[pretty_midi.PrettyMIDI]):
 
     def preview(self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None) -> Preview:
         return Preview(image=piano_rolls(items, columns), audio=play(items))
+
+
+def drum_windows(song: Song, *, bars: int = 2, meter: str = "strict", min_notes: int = 3) -> Extracted:
+    """Return every window that starts on a bar, but those with fewer than `min_notes` strokes.
+
+    A silence of a bar or more ends a beat, as it does a melody.
+    """
+    beats, dropped, counted = beats_of(song, meter, bars)
+    phrases = [phrase for beat in beats for phrase in _phrases(beat.combinations)]
+    windows = []
+    for phrase in phrases:
+        part = cut(phrase, bars * BAR, BAR)
+        windows += with_notes(part, count_strokes(part), min_notes, dropped)
+    return Extracted(windows, beat_key(phrases), dropped, counted, UNKNOWN if counted[UNKNOWN] else NO_DRUMS)
+
+
+def count_strokes(windows: NDArray[np.uint16]) -> NDArray[np.int64]:
+    """Return how many strokes each window [window step] holds."""
+    bits: NDArray[np.int64] = windows[:, :, None] >> np.arange(len(CLASSES)) & 1
+    strokes: NDArray[np.int64] = np.count_nonzero(bits, axis=(1, 2))
+    return strokes
+
+
+def beat_key(beats: Iterable[NDArray[np.uint16]]) -> str:
+    """Return a digest of what is struck when."""
+    return hashlib.sha256(repr([beat.tolist() for beat in beats]).encode()).hexdigest()
 
 
 def cut(combinations: NDArray[np.uint16], size: int, stride: int) -> NDArray[np.uint16]:

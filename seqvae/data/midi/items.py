@@ -1,39 +1,18 @@
-"""What all MIDI codecs do alike: what they take out of a song, and how they make and write one."""
+"""What all MIDI codecs do alike: how they make and write a song."""
 
 import math
 import os
-from collections import Counter
-from collections.abc import Iterable
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
 import pretty_midi
-from numpy.typing import NDArray
 
 TEMPO, VELOCITY = 120.0, 90  # of what is like nothing
-
-
-class Extraction(NamedTuple):
-    """What a song gives a dataset, and why it gives no more."""
-
-    windows: list[NDArray[Any]]  # [step] or [step parts], the short ones among them
-    tune: str  # tells the song's music from other music, whatever the key
-    dropped: Counter[str]  # windows left out, by rule
-    counted: Counter[str]
-    missing: str  # why a song gives nothing where no window was left out
 
 
 def is_int(value: object) -> bool:
     """Return whether a value is a whole number, and no truth value."""
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def in_any_key(notes: Iterable[tuple[int, int, int]] | NDArray[np.int64]) -> str:
-    """Return notes (start, end, pitch) as text that a transposition leaves as it is."""
-    rows = [tuple(map(int, note)) for note in notes]
-    return repr([(start, end, pitch - rows[0][2]) for start, end, pitch in rows])
 
 
 def new_song(like: pretty_midi.PrettyMIDI | None = None, steps_per_quarter: int = 4) -> pretty_midi.PrettyMIDI:

@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import pretty_midi
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from seqvae.data.midi.meters import COMMON, Meter, Stretch, stretches
@@ -77,34 +77,39 @@ def transcribe(
     """
     song = song_of(midi)
     parts = stretches(song, meter, steps_per_quarter, split_on_tempo)
+    starts = np.array([part.start for part in parts])
     result = Transcription([], Counter(), Counter())
     for number, track in (tracks or Tracks()).chosen(song):
-        heard = (track.notes[:, PITCH] >= LOWEST) & (track.notes[:, PITCH] <= HIGHEST)
-        result.counted[OUT_OF_RANGE] += int((~heard).sum())
-        for stretch, notes in in_stretches(parts, track.notes[heard], song.resolution, steps_per_quarter):
-            _add(result, number, stretch, notes, song.resolution, steps_per_quarter, bars)
+        notes = in_range(track.notes, result.counted)
+        places = places_of(notes[:, START], starts, song.resolution, steps_per_quarter)
+        for place in np.flatnonzero(np.bincount(places)):
+            _add(result, number, parts[place], notes[places == place], song.resolution, steps_per_quarter, bars)
     return result
 
 
-def in_stretches(
-    parts: Sequence[Stretch], notes: NDArray[np.int64], resolution: int, steps_per_quarter: int = STEPS_A_BEAT
-) -> Iterator[tuple[Stretch, NDArray[np.int64]]]:
-    """Yield each stretch in which some of the notes begin, and those."""
-    starts = np.array([part.start for part in parts])
+def places_of(
+    ticks: NDArray[np.int64], starts: NDArray[np.int64], resolution: int, steps_per_quarter: int = STEPS_A_BEAT
+) -> NDArray[np.int64]:
+    """Return in which stretch each onset stands, given where they start."""
     # a note up to half a step early belongs to the bar line that it rounds to
-    reached = (2 * steps_per_quarter * notes[:, START] + resolution) // (2 * steps_per_quarter)
-    places = np.searchsorted(starts, reached, side="right") - 1
-    for place in np.unique(places):
-        yield parts[place], notes[places == place]
+    reached = (2 * steps_per_quarter * ticks + resolution) // (2 * steps_per_quarter)
+    return np.maximum(np.searchsorted(starts, reached, side="right") - 1, 0)
 
 
 def refused_windows(
-    stretch: Stretch, times: NDArray[np.int64], resolution: int, bars: int, steps_per_quarter: int = STEPS_A_BEAT
+    stretch: Stretch, ticks: NDArray[np.int64], resolution: int, bars: int, steps_per_quarter: int = STEPS_A_BEAT
 ) -> int:
-    """Return how many windows span these ticks, counted from the bar line, of a stretch that is left out."""
-    onsets = times * steps_per_quarter * stretch.bar.denominator
+    """Return how many windows onsets span, in ticks from the bar line of a stretch that is left out."""
+    onsets = ticks * steps_per_quarter * stretch.bar.denominator
     first, last = (int(tick) // (resolution * stretch.bar.numerator) for tick in (onsets.min(), onsets.max()))
     return max(1, last - first + 2 - bars)
+
+
+def in_range(notes: NDArray[np.int64], counted: Counter[str]) -> NDArray[np.int64]:
+    """Return the rows of a note table whose pitches have a class; count the others."""
+    heard = (notes[:, PITCH] >= LOWEST) & (notes[:, PITCH] <= HIGHEST)
+    counted[OUT_OF_RANGE] += int((~heard).sum())
+    return notes[heard]
 
 
 def _add(
@@ -122,7 +127,7 @@ def _add(
         result.dropped[stretch.refusal] += refused_windows(stretch, times[:, 0], resolution, bars, steps_per_quarter)
         return
     steps, moved = on_grid(times, resolution, steps_per_quarter)
-    line = _skyline(np.column_stack([steps, notes[:, PITCH]]))
+    line = skyline(np.column_stack([steps, notes[:, PITCH]]))
     result.lines.append(Line(number, line, int(stretch.bar), stretch.meter, stretch.bar_line))
     bent = times[4 * moved[:, 0] > resolution, 0]
     result.counted[ONSETS] += len(notes)
@@ -143,12 +148,15 @@ def on_grid(
     return steps, np.abs(steps_per_quarter * ticks - resolution * steps)
 
 
-def _skyline(notes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return one note a step at most, the highest, each ending at the latest where the next begins."""
+def skyline(notes: NDArray[np.int64], keep_first: bool = False) -> NDArray[np.int64]:
+    """Return one note a step at most, the highest, each ending at the latest where the next begins.
+
+    Of equal pitches the longest stays, or with `keep_first` the one that stands first.
+    """
     start, end, pitch = notes.T
     end = np.maximum(end, start + 1)
-    order = np.lexsort((end, pitch, start))  # of equal pitches the longest is last
-    line = np.column_stack([start, end, pitch])[order]
+    order = np.lexsort((-np.arange(len(notes)) if keep_first else end, pitch, start))  # what stays is last
+    line: NDArray[np.int64] = np.stack([start, end, pitch], axis=1)[order]
     line = line[np.append(line[1:, 0] != line[:-1, 0], True)]
     line[:-1, 1] = np.minimum(line[:-1, 1], line[1:, 0])
     return line
@@ -156,7 +164,9 @@ def _skyline(notes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def phrases(notes: NDArray[np.int64], silence: float = BAR) -> Iterator[NDArray[np.int64]]:
     """Cut a line wherever it is silent for so many steps or more."""
-    yield from np.split(notes, np.flatnonzero(notes[1:, 0] - notes[:-1, 1] >= silence) + 1)
+    cuts = (np.flatnonzero(notes[1:, 0] - notes[:-1, 1] >= silence) + 1).tolist()
+    for first, last in pairwise([0, *cuts, len(notes)]):
+        yield notes[first:last]
 
 
 def to_events(notes: Sequence[Note] | NDArray[np.int64], bar: int = BAR) -> NDArray[np.uint8]:
@@ -177,11 +187,15 @@ def to_notes(events: NDArray[Any]) -> list[Note]:
     """
     if len(events) and not 0 <= events.min() <= events.max() < VOCAB_SIZE:
         raise ValueError(f"classes must be from 0 to {VOCAB_SIZE - 1}, got {events.min()} to {events.max()}")
+    return [Note(*row) for row in zip(*(column.tolist() for column in note_columns(events)), strict=True)]
+
+
+def note_columns(events: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the starts, ends and pitches of the notes that classes spell."""
     changes = np.flatnonzero(events)
     struck = events[changes] >= FIRST_NOTE
-    starts, ends = changes[struck], np.append(changes, len(events))[1:][struck]
-    pitches = events[starts].astype(np.int64) - FIRST_NOTE + LOWEST
-    return [Note(*row) for row in zip(starts.tolist(), ends.tolist(), pitches.tolist(), strict=True)]
+    starts, ends = changes[struck], np.append(changes[1:], len(events))[struck]
+    return starts, ends, events[starts].astype(np.int64) + LOWEST - FIRST_NOTE
 
 
 def cut(events: NDArray[np.uint8], size: int, stride: int) -> NDArray[np.uint8]:
@@ -193,9 +207,9 @@ def cut(events: NDArray[np.uint8], size: int, stride: int) -> NDArray[np.uint8]:
     count = max(0, -((size - len(events)) // stride)) + 1
     line = np.full(max((count - 1) * stride + size, len(events) + 1), NO_EVENT, np.uint8)
     line[: len(events)] = events
-    latest = np.maximum.accumulate(np.where(line != NO_EVENT, np.arange(len(line)), 0))  # the last event up to a step
-    sounding = np.where(line[latest] >= FIRST_NOTE, line[latest], NO_EVENT)
-    line[len(events)] = NOTE_OFF if len(events) and sounding[-1] else NO_EVENT
-    windows = sliding_window_view(line, size)[: (count - 1) * stride + 1 : stride].copy()
-    windows[:, 0] = sounding[np.arange(count) * stride]
+    steps, starts = np.arange(len(line)), stride * np.arange(count)
+    latest = line[np.maximum.accumulate(steps * (line != NO_EVENT))]  # the last event up to each step
+    line[len(events)] = NOTE_OFF if latest[-1] >= FIRST_NOTE else NO_EVENT
+    windows: NDArray[np.uint8] = line[starts[:, None] + steps[:size]]
+    windows[:, 0] = np.where(latest[starts] >= FIRST_NOTE, latest[starts], NO_EVENT)
     return windows

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae.data.codec import Codec, Preview, strip
-from seqvae.data.midi.items import VELOCITY, Extraction, in_any_key, is_int, new_song, write_midi
+from seqvae.data.midi.items import VELOCITY, is_int, new_song, write_midi
 from seqvae.data.midi.melody import (
     FIRST_NOTE,
     HIGHEST,
     LOWEST,
     NO_EVENT,
-    OUT_OF_RANGE,
     STEPS_A_BEAT,
     TRIPLET_STEPS,
     VOCAB_SIZE,
@@ -151,18 +150,6 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
         bar = bar or self._bar
         return cut(events, self.bars * bar, bar)
 
-    def extract(self, song: pretty_midi.PrettyMIDI | Song) -> Extraction:
-        """Return the windows of every melody."""
-        melodies, dropped, counted = self.melodies(song)
-        windows = [window for melody in melodies for window in self.stride_windows(melody.events, melody.bar)]
-        tune = "".join(in_any_key(to_notes(melody.events)) for melody in melodies)
-        missing = OUT_OF_RANGE if counted[OUT_OF_RANGE] else "no instrument but drums plays"
-        return Extraction(windows, tune, dropped, counted, missing)
-
-    def count_notes(self, window: NDArray[Any]) -> int:
-        """Return how many notes a window holds."""
-        return int(np.count_nonzero(window >= FIRST_NOTE))
-
     def windows(self, item: pretty_midi.PrettyMIDI) -> list[Tensor]:
         """Return the tune's windows one after another, from the bar of its first note, the last filled up with rest.
 
@@ -243,6 +230,11 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
         lowest = max(-self.transpose, FIRST_NOTE - int(struck.min()))
         highest = min(self.transpose, VOCAB_SIZE - 1 - int(struck.max()))
         return torch.where(tensor >= FIRST_NOTE, tensor + int(rng.integers(lowest, highest + 1)), tensor)
+
+    def listed(self, tensor: Tensor) -> dict[str, Any]:
+        """Return a window's events, as Magenta writes them: -2 nothing new, -1 the note ends, else a pitch."""
+        first = FIRST_NOTE - LOWEST
+        return {"events": [event - first if event >= FIRST_NOTE else event - 2 for event in tensor.tolist()]}
 
     def sizes(self, tensor: Tensor) -> dict[str, int]:
         return {"step": len(tensor)}
