@@ -15,7 +15,18 @@ from collections.abc import Sequence
 import seqvae
 from seqvae.cli import attribute, completion, evaluate, explore, export, inspect, prepare, train, use, windows
 
-MODULES = (prepare, windows, train, use, attribute, explore, evaluate, export, inspect, completion)  # as --help has them
+MODULES = (
+    prepare,
+    windows,
+    train,
+    use,
+    attribute,
+    explore,
+    evaluate,
+    export,
+    inspect,
+    completion,
+)  # as --help has them
 
 DESCRIPTION = "Train variational autoencoders on images, text or MIDI, and use what they learned."
 

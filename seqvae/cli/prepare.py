@@ -70,7 +70,13 @@ def add(commands: Commands) -> None:
         "counted in all of it)",
     )
     midi = kind("midi", "a folder of MIDI files")
-    midi.add_argument("--kind", choices=("melody",), default="melody", dest="part")
+    midi.add_argument(
+        "--kind",
+        choices=("melody", "drums", "trio"),
+        default="melody",
+        dest="part",
+        help="what windows hold: a melody (default), drums, or a melody, a bass and drums that play together",
+    )
     midi.add_argument("--bars", type=int, default=2, help="of a window (default 2)")
     midi.add_argument(
         "--meter",

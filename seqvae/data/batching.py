@@ -89,7 +89,7 @@ def stack(windows: Sequence[Tensor]) -> Tensor:
     """Return windows as one tensor: token rows filled up with -1, pixels stacked."""
     return (
         pad_sequence(list(windows), batch_first=True, padding_value=-1)
-        if windows[0].ndim == 1
+        if windows[0].dtype == torch.int64
         else torch.stack(list(windows))
     )
 

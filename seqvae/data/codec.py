@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -37,7 +38,8 @@ class Gapped(NamedTuple):
 class Codec(ABC, Generic[Item]):
     """Both directions between items and windows; a window is the one tensor that a VAE encodes.
 
-    Token windows are int64 [time] without any -1; image windows are uint8 [channels height width].
+    Token windows are int64 [time], or [time parts] where several stand side by side, without any -1; image windows
+    are uint8 [channels height width].
     `options` are the constructor's keyword arguments: they are all that `save` needs to keep, save for
     files of a codec's own. `view_options` names those of them that a training may choose anew,
     because they change what the model sees of a stored window and not the window itself.
@@ -61,7 +63,8 @@ class Codec(ABC, Generic[Item]):
     def spec(self) -> dict[str, Any]:
         """The facts a network needs, as keyword arguments of a model builder.
 
-        Token codecs: vocab_size, max_length, end_id, unk_id (ids or None). Image codecs: image_shape, levels.
+        Token codecs: vocab_size (one number, or a list of one for each part), max_length, end_id, unk_id (ids or
+        None). Image codecs: image_shape, levels.
         """
 
     @abstractmethod
@@ -207,6 +210,8 @@ def encoded_again(codec: Codec[Any], window: Tensor) -> Tensor | None:
     return windows[0] if len(windows) == 1 else None
 
 
-def strip(tensor: Tensor) -> Tensor:
-    """Return a token window without the -1 that fills a batch's rows."""
-    return tensor[tensor >= 0]
+def strip(window: Tensor) -> Tensor:
+    """Return a token window without the -1 that fills a batch's rows; pixels have none."""
+    if window.dtype != torch.int64:
+        return window
+    return window[window >= 0 if window.ndim == 1 else (window >= 0).all(-1)]

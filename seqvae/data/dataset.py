@@ -23,7 +23,7 @@ VALID_EPOCH = 2**32 - 1  # validation and test windows are seen the same way for
 class Batch:
     """What the loader yields: one tensor, and which window of the split each row is."""
 
-    x: Tensor  # [batch time] int64 filled up with -1, or [batch channels height width] uint8
+    x: Tensor  # [batch time] or [batch time parts] int64 filled up with -1, or [batch channels height width] uint8
     index: Tensor  # [batch] int64; -1 marks a row that only keeps ranks in step and weighs nothing
 
     def pin_memory(self) -> "Batch":
@@ -44,6 +44,7 @@ class WindowDataset(Dataset[Tensor]):
             raise ValueError(f"split must be one of {', '.join(manifest['splits'])}, got {split!r}")
         self.root, self.split = root, split
         self.shape: tuple[int, ...] | None = tuple(manifest["window_shape"]) if manifest["window_shape"] else None
+        self.parts: int = manifest.get("parts", 1)  # of a token
         self._dtype = np.dtype(manifest["stored_dtype"])
         folder = root / split
         self.offsets: NDArray[np.int64] = np.load(folder / "offsets.npy", allow_pickle=False)
@@ -74,13 +75,14 @@ class WindowDataset(Dataset[Tensor]):
             raise IndexError(f"{self.split} has windows 0 to {len(self) - 1}, got {index}")
         values = np.array(self._values[self.offsets[index] : self.offsets[index + 1]])
         if self.shape is None:
-            return torch.from_numpy(values.astype(np.int64))
+            tokens = torch.from_numpy(values.astype(np.int64))
+            return tokens if self.parts == 1 else tokens.view(-1, self.parts)
         return torch.from_numpy(values).view(self.shape)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """How many values each window holds."""
-        return np.diff(self.offsets)
+        """How many tokens, or values, each window holds."""
+        return np.diff(self.offsets) // self.parts
 
     @cached_property
     def names(self) -> list[str]:

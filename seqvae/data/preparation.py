@@ -248,7 +248,8 @@ def _write(
 ) -> None:
     temporary = _fresh_partial(root)
     image_shape = codec.spec.get("image_shape")
-    dtype = np.dtype(np.uint8 if image_shape else np.uint16 if codec.spec["vocab_size"] <= 2**16 else np.int32)
+    sizes = codec.spec.get("vocab_size", 0)  # of images none, of tokens in several parts one for each
+    dtype = np.dtype(np.uint8 if image_shape else np.uint16 if np.max(sizes) <= 2**16 else np.int32)
     with (temporary / "rejected.jsonl").open("w", encoding="utf-8") as file:
         survey = _Survey.of(_kept(itertools.chain(earlier, outcomes), file, report), seed, dtype)
     if not survey.given:
@@ -271,6 +272,7 @@ def _write(
         "splits": report.windows,
         "stored_dtype": dtype.name,
         "window_shape": image_shape,
+        "parts": np.size(sizes),
         "versions": {"seqvae": seqvae.__version__, "numpy": np.__version__},
         "files": files,
         "fingerprint": fingerprint(files),

@@ -167,7 +167,7 @@ def _by_index(scores: ExampleScores, order: Tensor, density: bool) -> dict[str, 
 
 def _digest(batches: list[tuple[Tensor, Tensor]], density: bool = False) -> str:
     """Return one sha256 for what the model saw, however it was cut into batches, and for what its nats are of."""
-    rows = [(int(place), _window(row)) for x, index in batches for place, row in zip(index, x.cpu(), strict=True)]
+    rows = [(int(place), strip(row)) for x, index in batches for place, row in zip(index, x.cpu(), strict=True)]
     digest = hashlib.sha256(b"density" if density else b"")
     for place, row in sorted(rows, key=lambda pair: pair[0]):
         digest.update(f"{place} {tuple(row.shape)} {row.dtype} ".encode() + row.numpy().tobytes())
@@ -224,15 +224,11 @@ def _reconstruction(
     mean = posterior_mean.to(parameter.dtype).to(parameter.device)
     known = mean.split([len(x) for x, _ in batches])
     predicted = [vae.decoder.predict(x, z).cpu() for (x, _), z in zip(batches, known, strict=True)]
-    found = {"given the true past": [_window(row) for part in predicted for row in part]}
+    found = {"given the true past": [strip(row) for part in predicted for row in part]}
     if dataset.shape is not None:  # pixels have no past
         return {"reconstruction": codec.evaluation_score(truth, found["given the true past"])}
     sampled = [vae.decoder.sample(z).cpu() for z in mean.split(min(rows, BATCH))]
-    found["free-running"] = [_window(row) for part in sampled for row in part]
-    commonest = int(torch.cat(truth).bincount().argmax())
-    found["always the commonest"] = [torch.full_like(window, commonest) for window in truth]
+    found["free-running"] = [strip(row) for part in sampled for row in part]
+    commonest = torch.cat(truth).mode(0).values  # of each part
+    found["always the commonest"] = [commonest.expand_as(window) for window in truth]
     return {name: codec.evaluation_score(truth, windows) for name, windows in found.items()}
-
-
-def _window(row: Tensor) -> Tensor:
-    return strip(row) if row.ndim == 1 else row

@@ -259,7 +259,7 @@ class Trainer:
             with self.engine.accumulating(self.module, more=part + 1 < self.options.accumulate):
                 loss, metrics = self.module(x, share, self.engine.batch_mean(examples))
                 self.engine.backward(loss * (examples * weight))
-            tokens = int((batch.x >= 0).sum()) if batch.x.ndim == 2 else 0
+            tokens = int((batch.x >= 0).sum()) if batch.x.dtype == torch.int64 else 0
             reports.append(Report(examples, tokens, {"loss": loss.detach(), **metrics}))
             windows += batch.index.tolist()
         return reports, windows

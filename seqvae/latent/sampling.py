@@ -56,8 +56,7 @@ def decode(
     windows: list[Tensor] = []
     rows = max(1, ROWS // getattr(strategy, "width", 1))  # the hypotheses of a beam are rows too
     for part in torch.split(z, rows):
-        for window in vae.decoder.sample(part, strategy=strategy, generator=generator).cpu():
-            windows.append(strip(window) if window.ndim == 1 else window)
+        windows += map(strip, vae.decoder.sample(part, strategy=strategy, generator=generator).cpu())
     return windows
 
 

@@ -1,7 +1,7 @@
 """How an autoregressive decoder's next token is chosen, and the loop that writes sequences with it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, Self, TypeVar
 
@@ -143,7 +143,7 @@ class Beam:
 
 @torch.no_grad()
 def generate(
-    step: Callable[[Int[Tensor, " batch"], State], tuple[Float[Tensor, "batch vocab"], State]],
+    step: Callable[[Int[Tensor, "batch *parts"], State], tuple[Float[Tensor, "batch vocab"], State]],
     state: State,
     strategy: Strategy | Beam,
     *,
@@ -153,14 +153,24 @@ def generate(
     unk_id: int | None,
     device: torch.device,
     generator: torch.Generator | None = None,
-) -> Int[Tensor, "batch time"]:
+    part_sizes: Sequence[int] = (),
+) -> Int[Tensor, "batch time *parts"]:
     """Write `batch` sequences a token at a time until every row has ended; behind its end a row holds -1.
 
     The first token fed is -1, the zero vector. With an `end_id` the end is forced at `max_length`, as the
     likelihood has it; `unk_id` is never written, because nobody can read it. Rows that have ended are no longer
-    computed, and draw no random numbers.
+    computed, and draw no random numbers. Where tokens have several parts, whose logits stand side by side in blocks
+    of `part_sizes`, the strategy chooses each part by itself.
+
+    Raises:
+        ValueError: for a beam over tokens of several parts, or with a length penalty where nothing ends.
     """
+    shape = (len(part_sizes),) if len(part_sizes) > 1 else ()
     if isinstance(strategy, Beam):
+        if shape:
+            raise ValueError(
+                f"a beam search needs tokens of one part, got {len(part_sizes)}; greedy or a draw does not"
+            )
         return search(
             step,
             state,
@@ -171,9 +181,9 @@ def generate(
             unk_id=unk_id,
             device=device,
         ).tokens
-    token = torch.full((batch,), -1, dtype=torch.long, device=device)
+    token = torch.full((batch, *shape), -1, dtype=torch.long, device=device)
     going = torch.arange(batch, device=device)
-    tokens = torch.full((batch, max_length), -1, dtype=torch.long, device=device)
+    tokens = torch.full((batch, max_length, *shape), -1, dtype=torch.long, device=device)
     for position in range(max_length):
         logits, state = step(token, state)
         logits = logits.float()
@@ -182,7 +192,7 @@ def generate(
         if end_id is not None and position == max_length - 1:
             token = torch.full_like(token, end_id)
         else:
-            token = _choose(strategy, logits, generator)
+            token = choose_parts(lambda part: _choose(strategy, part, generator), logits, part_sizes)
         tokens[going, position] = token
         if end_id is not None:
             rows = (token != end_id).nonzero().squeeze(1)
@@ -191,6 +201,17 @@ def generate(
             if len(rows) < len(token):
                 token, going, state = token[rows], going[rows], state.select(rows)
     return tokens
+
+
+def choose_parts(
+    choose: Callable[[Float[Tensor, "*batch vocab"]], Int[Tensor, "*batch"]],
+    logits: Float[Tensor, "*batch vocab"],
+    part_sizes: Sequence[int],
+) -> Int[Tensor, "*batch_and_parts"]:
+    """Return what is chosen of the logits, or of each part's block of them, side by side."""
+    if len(part_sizes) < 2:
+        return choose(logits)
+    return torch.stack([choose(part) for part in logits.split(list(part_sizes), -1)], dim=-1)
 
 
 def _choose(

@@ -1,5 +1,6 @@
 """Hierarchical LSTM sequence VAE: a conductor plans the bars, a core writes each of them (Roberts et al., 2018)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import torch
@@ -7,7 +8,15 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from seqvae.models.decoding import Beam, Greedy, Strategy, generate
-from seqvae.models.layers import check_positive, check_positive_number, check_rate, past_of, run_lstm, spread_memory
+from seqvae.models.layers import (
+    check_positive,
+    check_positive_number,
+    check_rate,
+    check_vocabulary,
+    past_of,
+    run_lstm,
+    spread_memory,
+)
 from seqvae.models.lstm import DecoderState, LSTMDecoder
 from seqvae.models.lstm_encoder import LSTMEncoder
 from seqvae.vae import Decoder
@@ -58,7 +67,7 @@ class HierarchicalDecoder(Decoder):
         return self._next_segment(*self._conductor_state(z))
 
     def step(
-        self, token: Int[Tensor, " batch"], state: HierarchicalState
+        self, token: Int[Tensor, "batch *parts"], state: HierarchicalState
     ) -> tuple[Float[Tensor, "batch vocab"], HierarchicalState]:
         """Feed one token a row (-1 before the first); return the logits of the next and the new state."""
         if state.written == self.segment_length:
@@ -91,14 +100,17 @@ class HierarchicalDecoder(Decoder):
         return segments
 
     def _joined(
-        self, segments: Shaped[Tensor, "batch_and_segments segment *values"], like: Int[Tensor, "batch time"]
+        self, segments: Shaped[Tensor, "batch_and_segments segment *values"], like: Int[Tensor, "batch time *parts"]
     ) -> Shaped[Tensor, "batch time *values"]:
         """Return the rows that segments were cut from, without what filled them up."""
         rows: Tensor = segments.unflatten(0, (len(like), -1)).flatten(1, 2)
         return rows[:, : like.shape[1]]
 
     def _cut(
-        self, x: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"], past: Int[Tensor, "batch time"] | None
+        self,
+        x: Int[Tensor, "batch time *parts"],
+        z: Float[Tensor, "batch latent"],
+        past: Int[Tensor, "batch time *parts"] | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the core scores, given what, and fed what: every segment is a sequence of its own to it."""
         past = past_of(x) if past is None else past
@@ -106,30 +118,35 @@ class HierarchicalDecoder(Decoder):
 
     def logits(
         self,
-        x: Int[Tensor, "batch time"],
+        x: Int[Tensor, "batch time *parts"],
         z: Float[Tensor, "batch latent"],
-        past: Int[Tensor, "batch time"] | None = None,
+        past: Int[Tensor, "batch time *parts"] | None = None,
     ) -> Float[Tensor, "batch time vocab"]:
         """Return the logits of every token given z and the true tokens before it, or what `past` has in their place."""
         return self._joined(self.core.logits(*self._cut(x, z, past)), x)
 
     def log_prob(
         self,
-        x: Int[Tensor, "batch time"],
+        x: Int[Tensor, "batch time *parts"],
         z: Float[Tensor, "batch latent"],
-        past: Int[Tensor, "batch time"] | None = None,
+        past: Int[Tensor, "batch time *parts"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """Return log p(x|z) in nats. With `past` fed in place of the true tokens before each, it is no p(x|z)."""
         return self.core.log_prob(*self._cut(x, z, past)).view(len(x), -1).sum(1)
 
     def draw(
-        self, past: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"], point: Float[Tensor, "batch time"]
-    ) -> Int[Tensor, "batch time"]:
+        self,
+        past: Int[Tensor, "batch time *parts"],
+        z: Float[Tensor, "batch latent"],
+        point: Float[Tensor, "batch time *parts"],
+    ) -> Int[Tensor, "batch time *parts"]:
         """Return a token for every place, given z and the tokens fed before it, as the core's `draw` has it."""
         plans = self._plans(z, past.shape[1])
         return self._joined(self.core.draw(self._segments(past), plans, self._segments(point)), past)
 
-    def predict(self, x: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"]) -> Int[Tensor, "batch time"]:
+    def predict(
+        self, x: Int[Tensor, "batch time *parts"], z: Float[Tensor, "batch latent"]
+    ) -> Int[Tensor, "batch time *parts"]:
         return self._joined(self.core.predict(*self._cut(x, z, None)), x)
 
     def sample(
@@ -138,7 +155,7 @@ class HierarchicalDecoder(Decoder):
         *,
         strategy: Strategy | Beam | None = None,
         generator: torch.Generator | None = None,
-    ) -> Int[Tensor, "batch time"]:
+    ) -> Int[Tensor, "batch time *parts"]:
         return generate(
             self.step,
             self.start(z),
@@ -149,12 +166,13 @@ class HierarchicalDecoder(Decoder):
             unk_id=self.unk_id,
             device=z.device,
             generator=generator,
+            part_sizes=self.core.part_sizes,
         )
 
 
 def hierarchical(
     *,
-    vocab_size: int,
+    vocab_size: int | Sequence[int],
     max_length: int,
     end_id: int | None = None,
     unk_id: int | None = None,
@@ -183,8 +201,8 @@ def hierarchical(
     Raises:
         ValueError: for a number out of its range, or sequences that end by themselves.
     """
+    check_vocabulary(vocab_size, end_id, unk_id)
     check_positive(
-        vocab_size=vocab_size,
         max_length=max_length,
         segment_length=segment_length,
         latent_dim=latent_dim,

@@ -1,20 +1,44 @@
 """Small parts that several networks share, and the checks their builders make of a person's numbers."""
 
 import math
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
 
 class TokenEmbedding(nn.Embedding):
-    """An embedding in which -1 ("nothing here") is the zero vector."""
+    """An embedding in which -1 ("nothing here") is the zero vector.
 
-    def forward(self, tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch embedding"]:
-        embedded: Tensor = super().forward(tokens.clamp(min=0)) * (tokens >= 0).unsqueeze(-1)
-        return embedded
+    An element of several parts has the sum of their embeddings, each part with a vocabulary of its own: what a linear
+    layer makes of their one-hot vectors side by side. The table holds one vocabulary after the other.
+    """
+
+    def __init__(self, vocab_size: int | Sequence[int], embedding_dim: int) -> None:
+        self.sizes = part_sizes(vocab_size)
+        super().__init__(sum(self.sizes), embedding_dim)
+        with torch.no_grad():
+            self.weight.mul_(len(self.sizes) ** -0.5)  # so that a sum varies as one embedding does
+
+    def forward(self, tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*elements embedding"]:
+        if len(self.sizes) == 1:
+            return self._embed(tokens, self.weight)
+        tables = self.weight.split(self.sizes)
+        embedded = [self._embed(part, table) for part, table in zip(tokens.unbind(-1), tables, strict=True)]
+        return torch.stack(embedded).sum(0)
+
+    def _embed(
+        self, tokens: Int[Tensor, "*batch"], table: Float[Tensor, "vocab embedding"]
+    ) -> Float[Tensor, "*batch embedding"]:
+        return F.embedding(tokens.clamp(min=0), table) * (tokens >= 0).unsqueeze(-1)
+
+
+def part_sizes(vocab_size: int | Sequence[int]) -> tuple[int, ...]:
+    """Return the size of the vocabulary of each part of an element: of one part it is a number."""
+    return (vocab_size,) if isinstance(vocab_size, int) else tuple(vocab_size)
 
 
 class Bias(nn.Module):
@@ -60,13 +84,13 @@ def dropout_of(rate: float, locked: bool) -> nn.Module:
     return LockedDropout(rate) if locked else nn.Dropout(rate)
 
 
-def past_of(x: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
+def past_of(x: Int[Tensor, "batch time *parts"]) -> Int[Tensor, "batch time *parts"]:
     """Return the token before each token, -1 before the first."""
     return torch.cat([torch.full_like(x[:, :1], -1), x[:, :-1]], dim=1)
 
 
-def hide_tokens(tokens: Int[Tensor, "batch time"], rate: float) -> Int[Tensor, "batch time"]:
-    """Return the tokens with a share of them replaced by -1, the zero vector of an embedding."""
+def hide_tokens(tokens: Int[Tensor, "*batch"], rate: float) -> Int[Tensor, "*batch"]:
+    """Return the tokens with a share of them replaced by -1, the zero vector of an embedding, each part by itself."""
     if not rate:
         return tokens
     return tokens.masked_fill(torch.rand(tokens.shape, device=tokens.device) < rate, -1)
@@ -134,6 +158,19 @@ def check_positive(**values: int) -> None:
             raise ValueError(f"{name} must be a positive int, got {value!r}")
 
 
+def check_vocabulary(vocab_size: int | Sequence[int], end_id: int | None, unk_id: int | None) -> None:
+    """Raise ValueError for a vocabulary without tokens, or special tokens where elements have several parts."""
+    if isinstance(vocab_size, str) or not isinstance(vocab_size, Sequence):
+        check_positive(vocab_size=vocab_size)
+        return
+    if len(vocab_size) < 2:
+        raise ValueError(f"vocab_size must be a positive int, or one for each of several parts, got {vocab_size!r}")
+    for size in vocab_size:
+        check_positive(vocab_size=size)
+    if end_id is not None or unk_id is not None:
+        raise ValueError(f"elements of several parts have no end_id and no unk_id, got {end_id!r} and {unk_id!r}")
+
+
 def check_rate(**values: float) -> None:
     """Raise ValueError for a value that is no probability below 1, with its name."""
     for name, value in values.items():
@@ -164,6 +201,11 @@ def check_flag(**values: bool) -> None:
             raise ValueError(f"{name} must be true or false, got {value!r}")
 
 
-def lengths_of(x: Int[Tensor, "batch time"]) -> Int[Tensor, " batch"]:
-    """Return how many tokens each row holds before the -1 that fills it."""
-    return torch.sum(x >= 0, dim=1)
+def is_there(x: Int[Tensor, "batch time *parts"]) -> Bool[Tensor, "batch time"]:
+    """Return where a row holds an element, and not the -1 that fills it."""
+    return x >= 0 if x.ndim == 2 else (x >= 0).any(-1)
+
+
+def lengths_of(x: Int[Tensor, "batch time *parts"]) -> Int[Tensor, " batch"]:
+    """Return how many elements each row holds before the -1 that fills it."""
+    return is_there(x).sum(1)

@@ -3,13 +3,14 @@
 The wiring is that of MusicVAE's flat model (Roberts et al., 2018), for text and MIDI alike.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from seqvae.models.decoding import Beam, Greedy, Strategy, draw_at, generate
+from seqvae.models.decoding import Beam, Greedy, Strategy, choose_parts, draw_at, generate
 from seqvae.models.layers import (
     Bias,
     TokenEmbedding,
@@ -18,8 +19,10 @@ from seqvae.models.layers import (
     check_positive,
     check_positive_number,
     check_rate,
+    check_vocabulary,
     dropout_of,
     hide_tokens,
+    part_sizes,
     past_of,
     run_lstm,
     spread_memory,
@@ -49,11 +52,14 @@ class LSTMDecoder(Decoder):
     vector. Without an `end_id` it is a distribution over sequences of the given length; with one, over sequences of at
     most `max_length` tokens, where the end is forced. With a `latent_dim` of 0 it is an LSTM language model, whose
     initial states are learned.
+
+    With several vocabulary sizes a token has as many parts, given z and the past independent of each other: a softmax
+    each, whose logits stand side by side.
     """
 
     def __init__(
         self,
-        vocab_size: int,
+        vocab_size: int | Sequence[int],
         max_length: int,
         end_id: int | None,
         unk_id: int | None,
@@ -71,6 +77,7 @@ class LSTMDecoder(Decoder):
         super().__init__()
         self.max_length, self.end_id, self.unk_id = max_length, end_id, unk_id
         self.word_dropout = word_dropout
+        self.part_sizes = part_sizes(vocab_size)
         self.embedding = TokenEmbedding(vocab_size, embedding_dim)
         self.dropout = dropout_of(dropout, locked_dropout)
         self.weight_drop = weight_drop
@@ -88,7 +95,7 @@ class LSTMDecoder(Decoder):
         self.bottleneck = nn.Linear(hidden_dim, embedding_dim) if tie_embeddings else nn.Identity()
         features = embedding_dim if tie_embeddings else hidden_dim
         self.from_z = nn.Linear(latent_dim, features, bias=False) if z_to_output and latent_dim else None
-        self.output = nn.Linear(features, vocab_size)
+        self.output = nn.Linear(features, sum(self.part_sizes))
         if tie_embeddings:
             nn.init.normal_(self.embedding.weight, std=embedding_dim**-0.5)
             self.output.weight = self.embedding.weight
@@ -100,7 +107,7 @@ class LSTMDecoder(Decoder):
         return DecoderState(hidden.transpose(0, 1).contiguous(), cell.transpose(0, 1).contiguous(), z)
 
     def step(
-        self, token: Int[Tensor, " batch"], state: DecoderState
+        self, token: Int[Tensor, "batch *parts"], state: DecoderState
     ) -> tuple[Float[Tensor, "batch vocab"], DecoderState]:
         """Feed one token a row (-1 before the first); return the logits of the next and the new state."""
         features, state = self._run(token.unsqueeze(1), state)
@@ -110,9 +117,9 @@ class LSTMDecoder(Decoder):
 
     def logits(
         self,
-        x: Int[Tensor, "batch time"],
+        x: Int[Tensor, "batch time *parts"],
         z: Float[Tensor, "batch latent"],
-        past: Int[Tensor, "batch time"] | None = None,
+        past: Int[Tensor, "batch time *parts"] | None = None,
     ) -> Float[Tensor, "batch time vocab"]:
         """Return the logits of every token given z and the true tokens before it, or what `past` has in their place."""
         logits: Tensor = self.output(self._features(past_of(x) if past is None else past, z))
@@ -122,12 +129,12 @@ class LSTMDecoder(Decoder):
             logits = torch.cat([logits[:, :-1], forced.expand(len(x), 1, -1)], dim=1)
         return logits
 
-    def _ends_here(self, x: Int[Tensor, "batch time"]) -> bool:
+    def _ends_here(self, x: Int[Tensor, "batch time *parts"]) -> bool:
         """Return whether the last token can only be the end."""
         return self.end_id is not None and x.shape[1] == self.max_length
 
     def _features(
-        self, past: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"]
+        self, past: Int[Tensor, "batch time *parts"], z: Float[Tensor, "batch latent"]
     ) -> Float[Tensor, "batch time features"]:
         """Return what the softmax scores every token by, given z and the tokens fed before it."""
         # Bowman et al. (2016), section 3.1: the word is hidden, not its features
@@ -136,7 +143,7 @@ class LSTMDecoder(Decoder):
         return self._run(past, self.start(z))[0]
 
     def _run(
-        self, past: Int[Tensor, "batch time"], state: DecoderState
+        self, past: Int[Tensor, "batch time *parts"], state: DecoderState
     ) -> tuple[Float[Tensor, "batch time features"], DecoderState]:
         embedded = self.dropout(self.embedding(past))
         inputs = torch.cat([embedded, state.z.unsqueeze(1).expand(-1, past.shape[1], -1)], dim=-1)
@@ -149,46 +156,61 @@ class LSTMDecoder(Decoder):
 
     def log_prob(
         self,
-        x: Int[Tensor, "batch time"],
+        x: Int[Tensor, "batch time *parts"],
         z: Float[Tensor, "batch latent"],
-        past: Int[Tensor, "batch time"] | None = None,
+        past: Int[Tensor, "batch time *parts"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """Return log p(x|z) in nats. With `past` fed in place of the true tokens before each, it is no p(x|z)."""
         features, scored = self._features(past_of(x) if past is None else past, z), x
         if self._ends_here(x):  # the end is certain there and costs nothing
             scored = torch.cat([x[:, :-1], torch.full_like(x[:, -1:], -1)], dim=1)
-        nats = token_nats(features.flatten(0, 1), self.output.weight, self.output.bias, scored.flatten())
-        log_prob = -nats.view(x.shape).sum(1)
+        rows = features.flatten(0, 1)
+        targets = scored.reshape(len(rows), len(self.part_sizes)).unbind(1)
+        nats = [token_nats(rows, *head, target) for head, target in zip(self._heads(), targets, strict=True)]
+        log_prob = -torch.stack(nats).sum(0).view(x.shape[:2]).sum(1)
         if self._ends_here(x):
             log_prob = log_prob.masked_fill((x[:, -1] >= 0) & (x[:, -1] != self.end_id), -torch.inf)
         return log_prob
 
+    def _heads(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the weight and bias of each part's softmax."""
+        if len(self.part_sizes) == 1:  # a split's gradient is a copy of the weights
+            yield self.output.weight, self.output.bias
+        else:
+            yield from zip(
+                self.output.weight.split(self.part_sizes), self.output.bias.split(self.part_sizes), strict=True
+            )
+
     @torch.no_grad()
     def draw(
-        self, past: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"], point: Float[Tensor, "batch time"]
-    ) -> Int[Tensor, "batch time"]:
+        self,
+        past: Int[Tensor, "batch time *parts"],
+        z: Float[Tensor, "batch latent"],
+        point: Float[Tensor, "batch time *parts"],
+    ) -> Int[Tensor, "batch time *parts"]:
         """Return a token for every place of a sequence that goes on, given z and the tokens fed before it.
 
         It is the one in whose share of the probability the point of [0, 1) lies.
         """
         drawn = []
-        rows = zip(
-            self._features(past, z).flatten(0, 1).split(CHUNK_ROWS), point.flatten().split(CHUNK_ROWS), strict=True
-        )
-        for features, at in rows:
-            logits = self.output(features)
+        features = self._features(past, z).flatten(0, 1)
+        points = point.reshape(len(features), len(self.part_sizes))
+        for rows, at in zip(features.split(CHUNK_ROWS), points.split(CHUNK_ROWS), strict=True):
+            logits = self.output(rows)
             if self.end_id is not None:
                 logits[:, self.end_id] = -torch.inf
-            drawn.append(draw_at(torch.softmax(logits, -1), at))
+            blocks = zip(logits.split(self.part_sizes, -1), at.unbind(1), strict=True)
+            drawn.append(torch.stack([draw_at(torch.softmax(block, -1), where) for block, where in blocks], -1))
         return torch.cat(drawn).view(past.shape)
 
     def predict(
         self,
-        x: Int[Tensor, "batch time"],
+        x: Int[Tensor, "batch time *parts"],
         z: Float[Tensor, "batch latent"],
-        past: Int[Tensor, "batch time"] | None = None,
-    ) -> Int[Tensor, "batch time"]:
-        return self.logits(x, z, past).argmax(-1).masked_fill(x < 0, -1)
+        past: Int[Tensor, "batch time *parts"] | None = None,
+    ) -> Int[Tensor, "batch time *parts"]:
+        likeliest = choose_parts(lambda logits: logits.argmax(-1), self.logits(x, z, past), self.part_sizes)
+        return likeliest.masked_fill(x < 0, -1)
 
     def sample(
         self,
@@ -196,7 +218,7 @@ class LSTMDecoder(Decoder):
         *,
         strategy: Strategy | Beam | None = None,
         generator: torch.Generator | None = None,
-    ) -> Int[Tensor, "batch time"]:
+    ) -> Int[Tensor, "batch time *parts"]:
         return generate(
             self.step,
             self.start(z),
@@ -205,6 +227,7 @@ class LSTMDecoder(Decoder):
             max_length=self.max_length,
             end_id=self.end_id,
             unk_id=self.unk_id,
+            part_sizes=self.part_sizes,
             device=z.device,
             generator=generator,
         )
@@ -212,7 +235,7 @@ class LSTMDecoder(Decoder):
 
 def lstm(
     *,
-    vocab_size: int,
+    vocab_size: int | Sequence[int],
     max_length: int,
     end_id: int | None = None,
     unk_id: int | None = None,
@@ -237,6 +260,7 @@ def lstm(
     """Build the LSTM encoder and decoder; the first four arguments are the codec's facts.
 
     Args:
+        vocab_size: of a token; of several parts side by side (a melody, a bass, drums) the size of each.
         pooling: the encoder's features: "final" states of both directions, or "max" of all states over time.
         encoder_word_dropout: share of the encoder's input tokens that are hidden while training, and still scored.
         posterior_gamma: batch normalisation of the posterior means with this fixed scale, against a vanishing KL: the
@@ -255,8 +279,8 @@ def lstm(
     Raises:
         ValueError: for a number out of its range or an unknown pooling.
     """
+    check_vocabulary(vocab_size, end_id, unk_id)
     check_positive(
-        vocab_size=vocab_size,
         max_length=max_length,
         latent_dim=latent_dim,
         embedding_dim=embedding_dim,

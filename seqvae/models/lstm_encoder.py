@@ -1,12 +1,14 @@
 """The encoder of the LSTM sequence VAE, and the encoder that a language model has."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from seqvae.gaussian import DiagonalGaussian, GaussianHead
-from seqvae.models.layers import TokenEmbedding, dropout_of, hide_tokens, lengths_of, spread_memory
+from seqvae.models.layers import TokenEmbedding, dropout_of, hide_tokens, is_there, lengths_of, spread_memory
 from seqvae.vae import Encoder
 
 POOLINGS = ("final", "max")
@@ -21,7 +23,7 @@ class LSTMEncoder(Encoder):
 
     def __init__(
         self,
-        vocab_size: int,
+        vocab_size: int | Sequence[int],
         max_length: int,
         latent_dim: int,
         embedding_dim: int,
@@ -44,14 +46,14 @@ class LSTMEncoder(Encoder):
         spread_memory(self.lstm, max_length)
         self.head = GaussianHead(hidden_dim * (2 if bidirectional else 1), latent_dim, posterior_gamma)
 
-    def forward(self, x: Int[Tensor, "batch time"]) -> DiagonalGaussian:
+    def forward(self, x: Int[Tensor, "batch time *parts"]) -> DiagonalGaussian:
         posterior: DiagonalGaussian = self.head(self._features(x))
         return posterior
 
-    def _features(self, x: Int[Tensor, "batch time"]) -> Float[Tensor, "batch features"]:
+    def _features(self, x: Int[Tensor, "batch time *parts"]) -> Float[Tensor, "batch features"]:
         seen = hide_tokens(x, self.word_dropout) if self.training else x
         embedded = self.dropout(self.embedding(seen))
-        ragged = not torch.compiler.is_exporting() and bool((x < 0).any())  # an exported graph has whole rows
+        ragged = not torch.compiler.is_exporting() and not bool(is_there(x).all())  # an exported graph has whole rows
         if ragged:  # packing costs time, and batches of equal length are the rule
             packed = pack_padded_sequence(embedded, lengths_of(x).cpu(), batch_first=True, enforce_sorted=False)
             outputs, (hidden, _) = self.lstm(packed)
@@ -63,7 +65,7 @@ class LSTMEncoder(Encoder):
         states: Tensor = outputs
         if ragged:
             states, _ = pad_packed_sequence(outputs, batch_first=True, total_length=x.shape[1])
-        return states.masked_fill((x < 0).unsqueeze(-1), -torch.inf).amax(1)
+        return states.masked_fill(~is_there(x).unsqueeze(-1), -torch.inf).amax(1)
 
 
 class NoEncoder(Encoder):
@@ -71,6 +73,6 @@ class NoEncoder(Encoder):
 
     latent_dim = 0
 
-    def forward(self, x: Int[Tensor, "batch time"]) -> DiagonalGaussian:
+    def forward(self, x: Int[Tensor, "batch time *parts"]) -> DiagonalGaussian:
         nothing = torch.zeros(len(x), 0, device=x.device)
         return DiagonalGaussian(nothing, nothing)

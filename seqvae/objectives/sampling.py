@@ -20,13 +20,19 @@ class FromThePast(Protocol):
     """A decoder of sequences that scores each token given the ones before it, whichever those are."""
 
     def log_prob(
-        self, x: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"], past: Int[Tensor, "batch time"] | None
+        self,
+        x: Int[Tensor, "batch time *parts"],
+        z: Float[Tensor, "batch latent"],
+        past: Int[Tensor, "batch time *parts"] | None,
     ) -> Float[Tensor, " batch"]:
         """Return log p(x|z), or the sum of every token's log-probability with `past` fed before them."""
 
     def draw(
-        self, past: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"], point: Float[Tensor, "batch time"]
-    ) -> Int[Tensor, "batch time"]:
+        self,
+        past: Int[Tensor, "batch time *parts"],
+        z: Float[Tensor, "batch latent"],
+        point: Float[Tensor, "batch time *parts"],
+    ) -> Int[Tensor, "batch time *parts"]:
         """Return a token for every place given what is fed before it: the one at this point of its distribution."""
 
 
@@ -79,7 +85,9 @@ class _OwnPast(Decoder):
         super().__init__()
         self.decoder, self.rate, self.passes = decoder, rate, passes
 
-    def log_prob(self, x: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
+    def log_prob(
+        self, x: Int[Tensor, "batch time *parts"], z: Float[Tensor, "batch latent"]
+    ) -> Float[Tensor, " batch"]:
         assert isinstance(self.decoder, FromThePast)
         true = past = _moved_on(x)
         if self.rate:
@@ -89,15 +97,17 @@ class _OwnPast(Decoder):
                 past = torch.where(own, _moved_on(self.decoder.draw(past, z, point)), true)
         return self.decoder.log_prob(x, z, past)
 
-    def predict(self, x: Int[Tensor, "batch time"], z: Float[Tensor, "batch latent"]) -> Int[Tensor, "batch time"]:
+    def predict(
+        self, x: Int[Tensor, "batch time *parts"], z: Float[Tensor, "batch latent"]
+    ) -> Int[Tensor, "batch time *parts"]:
         return self.decoder.predict(x, z)
 
     def sample(
         self, z: Float[Tensor, "batch latent"], *, strategy: Any = None, generator: torch.Generator | None = None
-    ) -> Int[Tensor, "batch time"]:
+    ) -> Int[Tensor, "batch time *parts"]:
         return self.decoder.sample(z, strategy=strategy, generator=generator)
 
 
-def _moved_on(tokens: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
+def _moved_on(tokens: Int[Tensor, "batch time *parts"]) -> Int[Tensor, "batch time *parts"]:
     """Return what stands before each token: the one before it, and -1 before the first."""
     return torch.cat([torch.full_like(tokens[:, :1], -1), tokens[:, :-1]], dim=1)

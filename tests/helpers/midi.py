@@ -54,9 +54,12 @@ def song(
     tempos: Mapping[float, float] | None = None,
     division: int = 480,
     channels: Sequence[int] = tuple(range(9)),
-    program: int = 0,
+    program: int | Sequence[int] = 0,
 ) -> bytes:
-    """Return a song: time signatures as powers of two and tempos in bpm, both by the step where they are set."""
+    """Return a song: time signatures as powers of two and tempos in bpm, both by the step where they are set.
+
+    Channel 9 is that of drums; `program` is every part's, or each part's own.
+    """
     conductor = [
         (round(step * division / 4), 0, meta(0x58, bytes([over, under.bit_length() - 1, 24, 8])))
         for step, (over, under) in (meters or {}).items()
@@ -65,5 +68,9 @@ def song(
         (round(step * division / 4), 1, meta(0x51, round(6e7 / bpm).to_bytes(3, "big")))
         for step, bpm in (tempos or {}).items()
     ]
-    written = [part(n, division=division, channel=c, program=program) for n, c in zip(parts, channels, strict=False)]
+    programs = [program] * len(parts) if isinstance(program, int) else program
+    written = [
+        part(notes, division=division, channel=channel, program=number)
+        for notes, channel, number in zip(parts, channels, programs, strict=False)
+    ]
     return smf(timed(conductor), *written, division=division)

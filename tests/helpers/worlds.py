@@ -1,7 +1,9 @@
 """Tiny worlds of each modality: a prepared dataset, and a run trained on it a few steps through the configuration."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ MODEL = {
     "text": ("latent_dim=4", "embedding_dim=8", "encoder_hidden_dim=8", "hidden_dim=8", "tie_embeddings=false"),
     "fashion": ("latent_dim=4", "width=4", "stages=2", "features=8"),
 }
+MODEL |= {"drums": MODEL["melody"], "trio": MODEL["melody"]}
 """Overrides below `model.` that make an experiment's network tiny."""
 
 
@@ -87,6 +90,36 @@ def melody_world(folder: Path) -> World:
     return World("melody", folder / "data", (str(ends[0]), str(ends[1])), str(broken))
 
 
+def write_band(path: Path, seed: int, bars: int = 4) -> None:
+    """Write a tune as `write_tune` does, with a bass an octave and a half below and drums."""
+    write_tune(path, seed, bars)
+    midi, chance = pretty_midi.PrettyMIDI(str(path)), random.Random(seed)
+    bass = pretty_midi.Instrument(33)
+    drums = pretty_midi.Instrument(0, is_drum=True)
+    for beat in range(4 * bars):
+        start = beat / 2
+        bass.notes.append(pretty_midi.Note(90, chance.choice((36, 41, 43)), start, start + 0.5))
+        for key in chance.choice(((36, 42), (38, 42), (42,), (36, 46))):
+            drums.notes.append(pretty_midi.Note(90, key, start, start + 0.125))
+    midi.instruments += [bass, drums]
+    midi.write(str(path))
+
+
+def band_world(folder: Path, part: str) -> World:
+    """Make a dataset of what one part plays in 40 generated songs."""
+    source = folder / "songs"
+    source.mkdir(parents=True)
+    for number in range(40):
+        write_band(source / f"{number:02d}.mid", number)
+    prepare_midi(source, folder / "data", part=part)
+    ends = [folder / "a.mid", folder / "b.mid"]
+    for number, path in enumerate(ends):
+        write_band(path, 100 + number, bars=2)
+    broken = folder / "broken.mid"
+    broken.write_bytes(b"<html>404</html>")
+    return World(part, folder / "data", (str(ends[0]), str(ends[1])), str(broken))
+
+
 def text_world(folder: Path) -> World:
     """Make a dataset of 60 generated sentences."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,4 +150,10 @@ def image_world(folder: Path) -> World:
     return World("fashion", folder / "data", (str(ends[0]), str(ends[1])), str(broken))
 
 
-WORLDS = {"melody": melody_world, "text": text_world, "fashion": image_world}
+WORLDS: dict[str, Callable[[Path], World]] = {
+    "melody": melody_world,
+    "text": text_world,
+    "fashion": image_world,
+    "drums": partial(band_world, part="drums"),
+    "trio": partial(band_world, part="trio"),
+}

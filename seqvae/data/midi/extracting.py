@@ -3,12 +3,12 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae.data.midi.melody import FIRST_NOTE, note_columns
+from seqvae.data.midi.melody import FIRST_NOTE, OUT_OF_RANGE, note_columns
 from seqvae.data.midi.notes import Song
 from seqvae.data.midi.tokenizer import MelodyTokenizer
 
@@ -16,10 +16,11 @@ from seqvae.data.midi.tokenizer import MelodyTokenizer
 class Extracted(NamedTuple):
     """The windows of one song."""
 
-    windows: list[NDArray[np.uint8]]
+    windows: list[NDArray[Any]]
     key: str  # the same for songs that are one tune, which a split keeps together
     dropped: Counter[str]  # windows left out, by rule
     counted: Counter[str]
+    missing: str  # why there is nothing, where no window was left out
 
 
 Extract = Callable[[Song], Extracted]
@@ -38,11 +39,24 @@ def melody_windows(
     windows = []
     for melody in melodies:
         cut = codec.stride_windows(melody.events, melody.bar)
-        enough = np.count_nonzero(cut >= FIRST_NOTE, axis=1) >= min_notes
-        windows += list(cut[enough])
-        if few := int((~enough).sum()):
-            dropped[f"fewer than {min_notes} notes"] += few
-    return Extracted(windows, tune_key(melody.events for melody in melodies), dropped, counted)
+        windows += with_notes(cut, np.count_nonzero(cut >= FIRST_NOTE, axis=1), min_notes, dropped)
+    key = tune_key(melody.events for melody in melodies)
+    return Extracted(windows, key, dropped, counted, why_no_melody(counted))
+
+
+def why_no_melody(counted: Counter[str]) -> str:
+    """Return the rule that leaves a song without melodies, where none was too short."""
+    return OUT_OF_RANGE if counted[OUT_OF_RANGE] else "no instrument but drums plays"
+
+
+def with_notes(
+    windows: NDArray[Any], notes: NDArray[np.int64], min_notes: int, dropped: Counter[str]
+) -> list[NDArray[Any]]:
+    """Return the windows with so many notes at least; count the others."""
+    enough = notes >= min_notes
+    if few := int((~enough).sum()):
+        dropped[f"fewer than {min_notes} notes"] += few
+    return list(windows[enough])
 
 
 def tune_key(melodies: Iterable[NDArray[np.uint8]]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from seqvae.data.midi.extracting import Extracted, tune_key
+from seqvae.data.midi.extracting import Extracted, tune_key, why_no_melody
 from seqvae.data.midi.melody import BAR, FIRST_NOTE, NO_EVENT, NOTE_OFF, in_range, phrases, skyline, to_events
 from seqvae.data.midi.meters import COMMON, Meter
 from seqvae.data.midi.notes import END, PITCH, START, Song
@@ -53,7 +53,7 @@ def magenta_windows(song: Song, *, bars: int = 2, tracks: str | None = None) -> 
     unique = {window.tobytes(): window for window in windows}
     if repeats := len(windows) - len(unique):
         dropped["repeats a window of its file"] += repeats
-    return Extracted(list(unique.values()), tune_key(melodies), dropped, counted)
+    return Extracted(list(unique.values()), tune_key(melodies), dropped, counted, why_no_melody(counted))
 
 
 class _Piece(NamedTuple):

@@ -41,6 +41,7 @@ class Line(NamedTuple):
     notes: NDArray[np.int64]  # [note 3] as Note
     bar: int = BAR  # steps
     meter: Meter = COMMON
+    bar_line: int = 0  # the tick that its steps count from
 
 
 class Transcription(NamedTuple):
@@ -80,12 +81,28 @@ def transcribe(
     result = Transcription([], Counter(), Counter())
     for number, track in (tracks or Tracks()).chosen(song):
         notes = in_range(track.notes, result.counted)
-        # a note up to half a step early belongs to the bar line that it rounds to
-        reached = (2 * steps_per_quarter * notes[:, START] + song.resolution) // (2 * steps_per_quarter)
-        places = np.maximum(np.searchsorted(starts, reached, side="right") - 1, 0)
+        places = places_of(notes[:, START], starts, song.resolution, steps_per_quarter)
         for place in np.flatnonzero(np.bincount(places)):
             _add(result, number, parts[place], notes[places == place], song.resolution, steps_per_quarter, bars)
     return result
+
+
+def places_of(
+    ticks: NDArray[np.int64], starts: NDArray[np.int64], resolution: int, steps_per_quarter: int = STEPS_A_BEAT
+) -> NDArray[np.int64]:
+    """Return in which stretch each onset stands, given where they start."""
+    # a note up to half a step early belongs to the bar line that it rounds to
+    reached = (2 * steps_per_quarter * ticks + resolution) // (2 * steps_per_quarter)
+    return np.maximum(np.searchsorted(starts, reached, side="right") - 1, 0)
+
+
+def refused_windows(
+    stretch: Stretch, ticks: NDArray[np.int64], resolution: int, bars: int, steps_per_quarter: int = STEPS_A_BEAT
+) -> int:
+    """Return how many windows onsets span, in ticks from the bar line of a stretch that is left out."""
+    onsets = ticks * steps_per_quarter * stretch.bar.denominator
+    first, last = (int(tick) // (resolution * stretch.bar.numerator) for tick in (onsets.min(), onsets.max()))
+    return max(1, last - first + 2 - bars)
 
 
 def in_range(notes: NDArray[np.int64], counted: Counter[str]) -> NDArray[np.int64]:
@@ -107,13 +124,11 @@ def _add(
     """Add what one track plays in one stretch."""
     times = np.minimum(notes[:, [START, END]], stretch.end) - stretch.bar_line
     if stretch.refusal:
-        onsets = times[:, 0] * steps_per_quarter * stretch.bar.denominator
-        first, last = (int(tick) // (resolution * stretch.bar.numerator) for tick in (onsets.min(), onsets.max()))
-        result.dropped[stretch.refusal] += max(1, last - first + 2 - bars)  # windows that the notes span
+        result.dropped[stretch.refusal] += refused_windows(stretch, times[:, 0], resolution, bars, steps_per_quarter)
         return
     steps, moved = on_grid(times, resolution, steps_per_quarter)
     line = skyline(np.column_stack([steps, notes[:, PITCH]]))
-    result.lines.append(Line(number, line, int(stretch.bar), stretch.meter))
+    result.lines.append(Line(number, line, int(stretch.bar), stretch.meter, stretch.bar_line))
     bent = times[4 * moved[:, 0] > resolution, 0]
     result.counted[ONSETS] += len(notes)
     result.counted[BENT] += len(bent)

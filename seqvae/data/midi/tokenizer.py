@@ -1,12 +1,9 @@
 """The melody codec: one class a step of the grid, after MusicVAE (Roberts et al., 2018)."""
 
-import math
-import os
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +15,7 @@ from torch import Tensor
 
 from seqvae.data.codec import Codec, Preview, strip
 from seqvae.data.midi import measures
+from seqvae.data.midi.items import VELOCITY, is_int, new_song, write_midi
 from seqvae.data.midi.melody import (
     FIRST_NOTE,
     HIGHEST,
@@ -84,13 +82,13 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
         steps_per_quarter: int = STEPS_A_BEAT,
         tracks: str = "all",
     ) -> None:
-        if not _is_int(bars) or bars < 1:
+        if not is_int(bars) or bars < 1:
             raise ValueError(f"bars must be a positive int, got {bars!r}")
         if meter not in METERS:
             raise ValueError(f"meter must be one of {', '.join(METERS)}, got {meter!r}")
-        if not _is_int(transpose) or not 0 <= transpose <= HIGHEST - LOWEST:
+        if not is_int(transpose) or not 0 <= transpose <= HIGHEST - LOWEST:
             raise ValueError(f"transpose must be an int from 0 to {HIGHEST - LOWEST} semitones, got {transpose!r}")
-        if not _is_int(steps_per_quarter) or steps_per_quarter not in (STEPS_A_BEAT, TRIPLET_STEPS):
+        if not is_int(steps_per_quarter) or steps_per_quarter not in (STEPS_A_BEAT, TRIPLET_STEPS):
             wanted = f"{STEPS_A_BEAT} or {TRIPLET_STEPS}"
             raise ValueError(f"steps_per_quarter must be {wanted}, got {steps_per_quarter!r}")
         self.bars, self.meter, self.transpose, self.steps_per_quarter = bars, meter, transpose, steps_per_quarter
@@ -205,17 +203,12 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
     def _join(
         self, windows: Sequence[tuple[Tensor, Meter]], like: pretty_midi.PrettyMIDI | None
     ) -> pretty_midi.PrettyMIDI:
-        tempo, program, velocity = 120.0, 0, 90
-        if like is not None:
-            tempo = float(like.get_tempo_changes()[1][0])
-            if tune := self._heard(like).tune():
-                instrument = like.instruments[tune[0].instrument]
-                program = instrument.program
-                velocity = round(statistics.median(note.velocity for note in instrument.notes))
-        microseconds = min(max(round(6e7 / tempo), 1), 2**24 - 1)
-        # written files hold whole microseconds a beat, cut off: a hair more, or 93 bpm would be slower every time
-        tempo = 6e7 / (microseconds + 1e-3)
-        midi = pretty_midi.PrettyMIDI(resolution=55 * self.steps_per_quarter, initial_tempo=tempo)
+        program, velocity = 0, VELOCITY
+        if like is not None and (tune := self._heard(like).tune()):
+            instrument = like.instruments[tune[0].instrument]
+            program = instrument.program
+            velocity = round(statistics.median(note.velocity for note in instrument.notes))
+        midi = new_song(like, self.steps_per_quarter)
         line = pretty_midi.Instrument(program, name="melody")
         step = midi.tick_to_time(midi.resolution) / self.steps_per_quarter
         offset, signatures = 0, midi.time_signature_changes
@@ -274,19 +267,7 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
         return [read_midi(Path(source))]
 
     def write(self, item: pretty_midi.PrettyMIDI, path: Path) -> None:
-        """Write a MIDI file. Raises ValueError for a note that no MIDI file can hold."""
-        for note in (note for instrument in item.instruments for note in instrument.notes):
-            whole = isinstance(note.pitch, Integral) and isinstance(note.velocity, Integral)
-            if not (whole and 0 <= note.pitch <= 127 and 1 <= note.velocity <= 127):
-                raise ValueError(f"pitch must be an int from 0 to 127 and velocity from 1 to 127, got {note}")
-            if not 0 <= note.start < note.end < math.inf:
-                raise ValueError(f"a note must start at 0 or later and end after it starts, got {note}")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            item.write(str(temporary))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_midi(item, path)
 
     def chain(self, items: Sequence[pretty_midi.PrettyMIDI]) -> pretty_midi.PrettyMIDI | None:
         """Return the items' tunes one after another, each from a window of its own on; an empty item is a rest."""
@@ -304,7 +285,3 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
     def preview(self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None) -> Preview:
         """Return piano rolls to one scale of pitch, and the items' first half minutes played one after another."""
         return Preview(image=piano_rolls(items, columns), audio=play(items))
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
