@@ -15,7 +15,7 @@ from torch import Tensor
 
 from seqvae.cli import main
 from seqvae.cli.writing import whole_folder
-from seqvae.data import MelodyTokenizer
+from seqvae.data import DrumTokenizer, MelodyTokenizer
 from seqvae.data.codec import Codec
 from seqvae.data.midi.melody import to_notes
 from seqvae.export import export_magenta, export_onnx
@@ -24,7 +24,6 @@ from seqvae.models import conv, lstm
 from seqvae.models.decoding import Greedy
 from seqvae.priors import MixtureOfGaussians, StandardNormal
 from seqvae.vae import VAE
-from tests.helpers.letters import Letters
 from tests.helpers.magenta import ask, magenta_music, sequence
 from tests.helpers.worlds import Run
 
@@ -32,18 +31,13 @@ Capture = pytest.CaptureFixture[str]
 GetRun = Callable[[str], Run]
 
 DOCUMENTED = Path(__file__).parent.parent / "docs" / "export.md"
-NORMAL = {"latent_dim": 128, "embedding_dim": 64, "encoder_hidden_dim": 256, "hidden_dim": 320, "num_layers": 2}
-
-
-class DrumHits(Letters):
-    """Two bars of the 512 combinations that nine drums make, as @magenta/music counts them."""
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        return {"vocab_size": 512, "max_length": 32, "end_id": None, "unk_id": None}
-
-    def magenta_converter(self) -> dict[str, Any]:
-        return {"type": "DrumsOneHotConverter", "args": {"numSteps": 32}}
+NORMAL: dict[str, Any] = {
+    "latent_dim": 128,
+    "embedding_dim": 64,
+    "encoder_hidden_dim": 256,
+    "hidden_dim": 320,
+    "num_layers": 2,
+}
 
 
 def flat(codec: Codec[Any] | None = None, **options: Any) -> VAE:
@@ -177,7 +171,7 @@ MODELS: dict[str, tuple[Codec[Any], dict[str, Any]]] = {
     "tiny": (MelodyTokenizer(), {}),
     "normal": (MelodyTokenizer(), NORMAL),
     "one bar": (MelodyTokenizer(bars=1), {}),
-    "drums": (DrumHits(), {}),
+    "drums": (DrumTokenizer(), {}),
 }
 
 
@@ -197,7 +191,7 @@ def test_magenta_music_gives_the_models_answers(name: str, node: Path, tmp_path:
     notes_of = hits if drums else melody
     answer = ask(node, tmp_path / "model", tmp_path, [sequence(notes_of(row), steps, drums) for row in x], z.tolist())
     assert np.abs(np.array(answer["mean"]) - mean).max() < 1e-5
-    assert answer["notes"] == [notes_of(row) for row in spelt]
+    assert answer["notes"] == [[list(note) for note in notes_of(row)] for row in spelt]
     assert [answer["interpolated"][0], answer["interpolated"][-1]] == answer["notes"][:2]
     assert len(answer["sampled"]) == 2
 
@@ -210,18 +204,18 @@ def test_magenta_music_plays_a_run_that_the_command_exported(get_run: GetRun, no
     mean, z, spelt = answers(vae, x)
     answer = ask(node, tmp_path / "model", tmp_path, [sequence(melody(row), 32) for row in x], z.tolist())
     assert np.abs(np.array(answer["mean"]) - mean).max() < 1e-5
-    assert answer["notes"] == [melody(row) for row in spelt]
+    assert answer["notes"] == [[list(note) for note in melody(row)] for row in spelt]
 
 
-def melody(row: Tensor) -> list[list[int]]:
-    return [list(note) for note in to_notes(row.numpy())]
+def melody(row: Tensor) -> list[tuple[int, int, int]]:
+    return [(note.start, note.end, note.pitch) for note in to_notes(row.numpy())]
 
 
-def hits(row: Tensor) -> list[list[int]]:
+def hits(row: Tensor) -> list[tuple[int, int, int]]:
     """Return the hits of each step's combination as (start, end, the first pitch of the drum in Magenta's table)."""
     pitches = (36, 38, 42, 46, 45, 48, 50, 49, 51)
     return [
-        [step, step + 1, pitch]
+        (step, step + 1, pitch)
         for step, token in enumerate(row.tolist())
         for bit, pitch in enumerate(pitches)
         if token >> bit & 1

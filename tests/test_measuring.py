@@ -1,4 +1,4 @@
-"""Windows left out of scores, samples of every modality measured, latents of the aggregate, chains, named attributes."""
+"""Windows left out of scores, samples of every modality measured, the aggregate's latents, chains, attributes."""
 
 import json
 import shutil
@@ -138,8 +138,8 @@ def test_a_window_encodes_again_when_its_item_gives_it_back() -> None:
 def test_samples_of_the_aggregate_are_those_of_its_latents(run: Run, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "out"
     output = tmp_path / "lines.txt" if run.world.experiment == "text" else out
-    for law in ("aggregate", "prior"):
-        assert main(["sample", str(run.path), "-n", "2", "--from", law, "-o", str(output)]) == 0
+    for source in ("aggregate", "prior"):
+        assert main(["sample", str(run.path), "-n", "2", "--from", source, "-o", str(output)]) == 0
     trained = load(run.path)
     law = read_aggregate(trained)
     assert law is not None

@@ -118,11 +118,9 @@ def _told(example: Tensor, axes: tuple[str, ...]) -> str:
 def _graphs(vae: VAE) -> tuple[dict[str, _Graph], tuple[str, ...]]:
     """Return the graphs of a model by the name of their file, and how they decode."""
     encoder, decoder = vae.encoder.cpu(), vae.decoder.cpu()
-    z, row = (
-        torch.zeros(3, vae.latent_dim),
-        ("batch", "latent_dim"),
-    )  # of 1 row, or of 0, exporting would make a constant
-    posterior = {"mean": row, "log_variance": row}
+    z = torch.zeros(3, vae.latent_dim)  # of 1 row, or of 0, exporting would make a constant
+    row = ("batch", "latent_dim")
+    posterior: dict[str, tuple[str, ...]] = {"mean": row, "log_variance": row}
     if isinstance(encoder, ConvEncoder) and isinstance(decoder, ConvDecoder):
         pixels, axes = decoder.sample(z), ("batch", "channels", "height", "width")
         return {

@@ -177,6 +177,10 @@ class DrumTokenizer(Codec[pretty_midi.PrettyMIDI]):
         like = items[heard.index(True)] if any(heard) else None
         return self.join([window for row in rows for window in row], like=like)
 
+    def magenta_converter(self) -> dict[str, Any]:
+        """Return Magenta's DrumsOneHotConverter, which has the same classes."""
+        return {"type": "DrumsOneHotConverter", "args": {"numSteps": self.bars * BAR}}
+
     def preview(self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None) -> Preview:
         return Preview(image=piano_rolls(items, columns), audio=play(items))
 
