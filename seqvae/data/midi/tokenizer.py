@@ -31,7 +31,7 @@ from seqvae.data.midi.melody import (
     to_notes,
     transcribe,
 )
-from seqvae.data.midi.preview import piano_rolls, play
+from seqvae.data.midi.preview import documents, piano_rolls, play
 from seqvae.data.midi.reading import read_midi
 
 
@@ -197,8 +197,13 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
         )
 
     def preview(self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None) -> Preview:
-        """Return piano rolls to one scale of pitch, and the items' first half minutes played one after another."""
+        """Return piano rolls to one scale of pitch, and the items' first minutes played one after another."""
         return Preview(image=piano_rolls(items, columns), audio=play(items))
+
+    def documents(
+        self, items: Sequence[pretty_midi.PrettyMIDI], title: str, captions: Sequence[str], columns: int | None = None
+    ) -> dict[str, str]:
+        return documents(items, title, captions, columns)
 
 
 def _is_int(value: object) -> bool:
