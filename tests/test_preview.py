@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from seqvae.cli import main
 from seqvae.data.midi import MelodyTokenizer, read_midi
 from seqvae.data.midi.abc import tunes
 from seqvae.data.midi.page import page
@@ -30,6 +31,7 @@ from seqvae.data.midi.rolls import COLOURS, DRUM_COLOUR, piano_rolls
 from seqvae.data.midi.sheet import sheet_of
 from seqvae.data.midi.sound import PAUSE, PEAK, RATE, play
 from tests.helpers.midi import Notes, song
+from tests.helpers.worlds import Run
 
 CODEC = MelodyTokenizer()
 STEP = 6  # pixels of a picture
@@ -149,11 +151,16 @@ def test_drums_alone_are_a_grid_without_a_keyboard(tmp_path: Path) -> None:
 # Sound
 
 
-def test_sound_lasts_whole_bars_at_the_songs_tempo_and_never_clips(trio: pretty_midi.PrettyMIDI) -> None:
-    audio = play([trio, trio])
-    assert len(audio) == 2 * (round(8 * 60 / 90 * RATE) + round(PAUSE * RATE))
-    assert np.abs(audio).max() == pytest.approx(PEAK)
-    assert -30 < 20 * math.log10(np.sqrt(np.mean(audio**2))) < -8  # dB below full scale: neither faint nor crushed
+def test_sound_lasts_whole_bars_at_the_songs_tempo(trio: pretty_midi.PrettyMIDI) -> None:
+    assert len(play([trio, trio])) == 2 * (round(8 * 60 / 90 * RATE) + round(PAUSE * RATE))
+
+
+@pytest.mark.parametrize("program", [0, 33, 48, 73])
+def test_every_instrument_is_as_loud_and_none_clips(tmp_path: Path, program: int) -> None:
+    notes = [(step, step + 2, 60 + step % 7) for step in range(0, 32, 2)]
+    audio = play([made(notes, notes, program=program, folder=tmp_path)])
+    assert np.abs(audio).max() <= PEAK + 1e-6
+    assert -20 < 20 * math.log10(np.sqrt(np.mean(audio**2))) < -16  # dB below full scale
 
 
 @pytest.mark.parametrize("pitch", [33, 60, 69, 96])
@@ -168,10 +175,10 @@ def test_a_tone_has_the_frequency_of_its_pitch(tmp_path: Path, pitch: int, progr
 def test_rests_are_silent_and_drums_are_heard(tmp_path: Path, trio: pretty_midi.PrettyMIDI) -> None:
     quiet = play([made([(0, 4, 60), (12, 16, 62)], program=20, folder=tmp_path)])  # an organ, at 120 bpm
     second = len(quiet) // 5  # of 2.5 seconds
-    assert np.abs(quiet[: second - 9]).max() > 0.5
+    assert np.abs(quiet[: second - 9]).max() > 0.2
     assert np.abs(quiet[int(1.1 * 2 * second) : int(1.4 * 2 * second)]).max() < 1e-6
     trio.instruments = [part for part in trio.instruments if part.is_drum]
-    assert np.abs(play([trio])).max() == pytest.approx(PEAK)
+    assert 0.2 < np.abs(play([trio])).max() <= PEAK + 1e-6
 
 
 def test_many_songs_are_bounded_together(tmp_path: Path) -> None:
@@ -410,6 +417,60 @@ def test_chromium_draws_every_note_and_plays(tmp_path: Path, trio: pretty_midi.P
     assert heard["playing"] == ["playing " + music(text)["items"][0]["title"], 1]
     assert heard["stopped"] == ["", 0]
     assert (heard["head"], heard["all"]) == ("visible", "Stop")
+
+
+# What the commands write
+
+
+def test_every_command_writes_a_page_that_says_what_each_song_is(
+    get_run: Callable[[str], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = get_run("melody")
+    a, b = run.world.inputs
+    monkeypatch.chdir(tmp_path)
+
+    def titles(stem: str, *arguments: object) -> list[str]:
+        out = tmp_path / "-".join(map(str, (stem, len(arguments))))
+        assert main([str(argument) for argument in (*arguments, "-o", out)]) == 0
+        shown = music((out / f"{stem}.html").read_text(encoding="utf-8"))
+        assert (out / f"{stem}.abc").read_text(encoding="utf-8").count("X:") == len(shown["items"])
+        found: list[str] = [item["title"] for item in shown["items"]]
+        return found
+
+    assert titles("sample", "sample", run.path, "-n", 2) == ["sample 1", "sample 2"]
+    steps = ["step 1/3", "step 2/3", "step 3/3"]
+    assert titles("interpolation", "interpolate", run.path, a, b, "--steps", 3) == ["A: a.mid", *steps, "B: b.mid"]
+    grid = titles("grid", "interpolate", run.path, a, b, b, a, "--grid", "2x3")
+    assert grid[1:4] == ["row 1, column 2", "row 1, column 3 (B: b.mid)", "row 2, column 1 (C: b.mid)"]
+    assert titles("similar", "similar", run.path, "test:1", "-n", 2) == ["test:1", "variation 1", "variation 2"]
+    again = titles("reconstruction", "reconstruct", run.path, a, b)
+    assert again[:2] == ["a.mid", "b.mid"]
+    assert again[3].startswith("b.mid again: accuracy ")
+    assert main(["attribute", str(run.path), "--with", a, "--without", b, "-o", "v"]) == 0
+    edited = titles("edit", "edit", run.path, a, "--attribute", "v", "--strength", -0.5, 1)
+    assert edited == ["a.mid, strength -0.5", "a.mid, strength 1"]
+
+
+def test_reconstruct_prints_the_scores_of_each_item_beside_its_file(
+    get_run: Callable[[str], Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = get_run("melody")
+    assert main(["reconstruct", str(run.path), run.world.inputs[0], "-o", str(tmp_path)]) == 0
+    half = pretty_midi.PrettyMIDI(str(tmp_path / "reconstruction-1.mid"))
+    half.instruments[0].notes = half.instruments[0].notes[::2]  # of what a model of four steps says whatever it hears
+    CODEC.write(half, tmp_path / "half.mid")
+    capsys.readouterr()
+    assert main(["reconstruct", str(run.path), run.world.inputs[1], f"{tmp_path}/half.mid", "-o", str(tmp_path)]) == 0
+    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines() if "/reconstruction-" in line]
+    for number, (path, *scores) in enumerate(lines, 1):
+        files = [tmp_path / f"{name}-{number}.mid" for name in ("original", "reconstruction")]
+        assert path == str(files[1])
+        truth, found = (
+            {(start, pitch) for start, _, pitch in quarters(pretty_midi.PrettyMIDI(str(file)))} for file in files
+        )
+        assert scores[-1] == f"note_f1 {2 * len(truth & found) / (len(truth) + len(found)):.4g}"
+        assert [score.split()[0] for score in scores] == ["accuracy", "onset_accuracy", "note_f1"]
+    assert float(lines[1][-1].split()[1]) > 0.4
 
 
 # Files for any sequencer

@@ -12,7 +12,7 @@ from seqvae.data.midi.sheet import Sheet, Voice, sheet_of
 
 _BARS_A_LINE = 4
 _SEXTUPLETS = 6  # parts of a quarter note; with sixteenths they share a grid of twelve
-_EXACT, _MOSTLY = 0.02, 0.9  # how near to a grid is on it, and the share of onsets there that means it
+_EXACT, _MOSTLY = 0.02, 0.9  # how near to a grid is on it, and the share of a tune's times there that means it
 _LENGTHS = (16, 12, 8, 6, 4, 3, 2, 1)  # sixteenths that one sign can say; a bar's other lengths are tied together
 
 _MAJOR = (0, 2, 4, 5, 7, 9, 11)
@@ -44,7 +44,7 @@ def tunes(items: Sequence[pretty_midi.PrettyMIDI], titles: Sequence[str]) -> str
     """Return a book of tunes, one an item: every voice but the drums, its first bars where it is long; None for drums.
 
     Each tune has its own metre and tempo, and the major key's signature that holds most of its notes. Rhythms are
-    rounded to sixteenths, or to twelfths of a quarter note where nearly all onsets are exact and some are triplets.
+    rounded to sixteenths, or to twelfths of a quarter note where nearly all times are exact and some are triplets'.
     """
     sheets = [sheet_of(item) for item in items]
     if not any(not voice.is_drum for sheet in sheets for voice in sheet.voices):
@@ -55,9 +55,10 @@ def tunes(items: Sequence[pretty_midi.PrettyMIDI], titles: Sequence[str]) -> str
 def _tune(number: int, sheet: Sheet, title: str) -> str:
     voices = [voice for voice in sheet.voices if not voice.is_drum]
     sounds = [sound for voice in voices for sound in voice.sounds]
-    plain = sum(_is_on(STEPS_A_BEAT, sound.start) for sound in sounds)
-    exact = sum(_is_on(STEPS_A_BEAT, sound.start) or _is_on(_SEXTUPLETS, sound.start) for sound in sounds)
-    grid = 2 * _SEXTUPLETS if exact > max(plain, _MOSTLY * len(sounds)) else STEPS_A_BEAT
+    times = [time for sound in sounds for time in (sound.start, sound.end)]
+    plain = sum(_is_on(STEPS_A_BEAT, time) for time in times)
+    exact = sum(_is_on(STEPS_A_BEAT, time) or _is_on(_SEXTUPLETS, time) for time in times)
+    grid = 2 * _SEXTUPLETS if exact > max(plain, _MOSTLY * len(times)) else STEPS_A_BEAT
     key, first = _key([sound.pitch for sound in sounds]), sheet.bars[0]
     tempo = 60 * (sheet.clock[1][0] - sheet.clock[0][0]) / (sheet.clock[1][1] - sheet.clock[0][1])
     lines = [

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from seqvae.data.midi.sheet import DRUMS, Sheet, drum_row, sheet_of
 
 RATE = 22050  # samples a second
-PEAK = 0.8
+PEAK, LOUD = 0.8, 0.15  # the most, and the root of the mean square at most: a flute is as loud as a piano
 PAUSE = 0.5  # seconds between songs
 _MOST_SECONDS, _MOST_OF_ONE = 600.0, 45.0  # of all songs, of one
 _FADE = 0.02  # seconds, at the end of a note and where a song is cut off
@@ -71,7 +71,7 @@ assert KIT.keys() == DRUMS.keys()
 
 
 def play(items: Sequence[pretty_midi.PrettyMIDI], rate: int = RATE, seconds: float = _MOST_SECONDS) -> Samples:
-    """Return the songs one after another in whole bars, a pause behind each, with a peak of 0.8 (silence stays so).
+    """Return the songs one after another in whole bars, a pause behind each, at one loudness without clipping.
 
     Where they would be longer than `seconds` together, or one of them than 45 of them, only beginnings are heard.
     """
@@ -79,7 +79,10 @@ def play(items: Sequence[pretty_midi.PrettyMIDI], rate: int = RATE, seconds: flo
     parts = [part for item in items for part in (_render(sheet_of(item), rate, share), _silence(PAUSE, rate))]
     sound = np.concatenate(parts or [_silence(0, rate)])
     peak = float(np.abs(sound).max(initial=0.0))
-    return sound * np.float32(PEAK / peak) if peak else sound
+    if not peak:
+        return sound
+    loudness = float(np.sqrt(np.mean(np.square(sound, dtype=np.float64))))
+    return sound * np.float32(min(PEAK / peak, LOUD / loudness))
 
 
 def _silence(seconds: float, rate: int) -> Samples:
