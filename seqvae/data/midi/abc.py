@@ -16,21 +16,36 @@ _EXACT, _MOSTLY = 0.02, 0.9  # how near to a grid is on it, and the share of a t
 _LENGTHS = (16, 12, 8, 6, 4, 3, 2, 1)  # sixteenths that one sign can say; a bar's other lengths are tied together
 
 _MAJOR = (0, 2, 4, 5, 7, 9, 11)
-_KEYS = ("C", "G", "F", "D", "Bb", "A", "Eb", "E", "Ab", "B", "Db", "F#")  # by the number of their accidentals
-_TONIC = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+_PITCHES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}  # of letters, in semitones
+_SHARPS = "FCGDAEB"  # the order in which signatures take them; flats come from the other end
 _SIGN = {-1: "_", 0: "=", 1: "^"}
 
 
 class _Key(NamedTuple):
-    name: str
-    tonic: int
-    flats: bool
+    """A major key; `sharps` are flats where they are negative."""
 
-    def letters(self) -> dict[str, int]:
-        """Return what the signature makes of each letter, in semitones."""
-        scale = {(self.tonic + step) % 12 for step in _MAJOR}
-        shift = -1 if self.flats else 1
-        return {letter: 0 if pitch in scale else shift for letter, pitch in _TONIC.items()}
+    name: str
+    sharps: int
+
+    @property
+    def scale(self) -> set[int]:
+        return {(7 * self.sharps + step) % 12 for step in _MAJOR}
+
+    @property
+    def signature(self) -> dict[str, int]:
+        """What the signature makes of each letter, in semitones."""
+        place = {letter: number for number, letter in enumerate(_SHARPS)}
+        return {letter: (place[letter] < self.sharps) - (6 - place[letter] < -self.sharps) for letter in _PITCHES}
+
+
+_KEYS = tuple(  # those with the fewest accidentals first
+    _Key(name, sharps)
+    for name, sharps in zip(
+        ("C", "G", "F", "D", "Bb", "A", "Eb", "E", "Ab", "B", "Db", "F#"),
+        (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6),
+        strict=True,
+    )
+)
 
 
 class _Piece(NamedTuple):
@@ -89,18 +104,18 @@ def _text(text: str) -> str:
 
 def _key(pitches: Sequence[int]) -> _Key:
     """Return the major key whose scale holds most of the pitches, of equals the one with the fewest accidentals."""
-    keys = [_Key(name, (_TONIC[name[0]] + name.count("#") - name[1:].count("b")) % 12, "b" in name or name == "F")
-            for name in _KEYS]  # fmt: skip
-    scales = [{(key.tonic + step) % 12 for step in _MAJOR} for key in keys]
-    held = [sum(pitch % 12 in scale for pitch in pitches) for scale in scales]
-    return keys[held.index(max(held))]
+    held = [sum(pitch % 12 in key.scale for pitch in pitches) for key in _KEYS]
+    return _KEYS[held.index(max(held))]
 
 
 def _body(voice: Voice, sheet: Sheet, key: _Key, grid: int) -> Iterator[str]:
     """Yield a voice's lines of music."""
-    edges = [nearest(beat * grid) for beat in (*(bar.start for bar in sheet.bars), sheet.end)]
+    end = max(nearest(sheet.end * grid), 1)
+    bars = {
+        nearest(bar.start * grid): bar for bar in sheet.bars if nearest(bar.start * grid) < end
+    }  # none without room
     written, meter = [], sheet.bars[0][1:]
-    for bar, pieces in zip(sheet.bars, _pieces(voice, edges, grid), strict=True):
+    for bar, pieces in zip(bars.values(), _pieces(voice, [*bars, end], grid), strict=True):
         change = f"[M:{bar.over}/{bar.under}]" if bar[1:] != meter else ""
         meter = bar[1:]
         written.append(change + _bar(pieces, key, grid))
@@ -135,7 +150,7 @@ def _pieces(voice: Voice, edges: Sequence[int], grid: int) -> Iterator[list[_Pie
 
 def _bar(pieces: Sequence[_Piece], key: _Key, grid: int) -> str:
     accidentals: set[str] = set()  # letters that carry one in this bar; readers differ on the octaves it holds for
-    signature, signs = key.letters(), []
+    signature, signs = key.signature, []
     for piece in pieces:
         names = {pitch: _name(pitch, key, signature, accidentals) for pitch in piece.pitches}
         lengths = list(_lengths(Fraction(4 * piece.length, grid)))
@@ -175,8 +190,8 @@ def _sign(names: dict[int, str], tied: dict[int, bool], length: Fraction) -> str
 
 def _name(pitch: int, key: _Key, signature: dict[str, int], accidentals: set[str]) -> str:
     """Return a pitch with the accidental it needs in this bar, and remember that it has one."""
-    spelled = [(letter, shift) for shift in (0, -1 if key.flats else 1) for letter in _TONIC
-               if (_TONIC[letter] + shift) % 12 == pitch % 12]  # fmt: skip
+    spelled = [(letter, shift) for shift in (0, -1 if key.sharps < 0 else 1) for letter in _PITCHES
+               if (_PITCHES[letter] + shift) % 12 == pitch % 12]  # fmt: skip
     # as the signature has it (E sharp in F sharp, never F natural), else as a white key, else with an accidental
     letter, shift = next((one for one in spelled if signature[one[0]] == one[1]), spelled[0])
     needed = shift != signature[letter] or letter in accidentals

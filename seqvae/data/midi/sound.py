@@ -14,6 +14,7 @@ RATE = 22050  # samples a second
 PEAK, LOUD = 0.8, 0.15  # the most, and the root of the mean square at most: a flute is as loud as a piano
 PAUSE = 0.5  # seconds between songs
 _MOST_SECONDS, _MOST_OF_ONE = 600.0, 45.0  # of all songs, of one
+_MOST_AT_ONCE = 48  # notes; a file may pile up thousands
 _FADE = 0.02  # seconds, at the end of a note and where a song is cut off
 
 Samples = NDArray[np.float32]
@@ -92,23 +93,26 @@ def _silence(seconds: float, rate: int) -> Samples:
 def _render(sheet: Sheet, rate: int, most: float) -> Samples:
     length = min(sheet.seconds(sheet.end), most)
     song = _silence(length, rate)
-    for voice in sheet.voices:
-        for note in voice.sounds:
-            start, end = (round(sheet.seconds(beat) * rate) for beat in (note.start, note.end))
-            if start >= len(song):
-                continue
-            if voice.is_drum:
-                sound = _stroke(drum_row(note.pitch), rate)
-            else:
-                sound = _tone(voice.program, note.pitch, max(end - start, 1), rate)
-            sound = sound[: len(song) - start]
-            song[start : start + len(sound)] += np.float32(note.velocity / 127) * sound
+    notes = sorted(((note, voice) for voice in sheet.voices for note in voice.sounds), key=lambda one: one[0].start)
+    sounding: list[int] = []
+    for note, voice in notes:
+        start, end = (round(sheet.seconds(beat) * rate) for beat in (note.start, note.end))
+        sounding = [until for until in sounding if until > start]
+        if start >= len(song) or len(sounding) == _MOST_AT_ONCE:
+            continue
+        sounding.append(end)
+        if voice.is_drum:
+            sound = _stroke(drum_row(note.pitch), rate)
+        else:
+            sound = _tone(voice.program, note.pitch, max(min(end, len(song)) - start, 1), rate)
+        sound = sound[: len(song) - start]
+        song[start : start + len(sound)] += np.float32(note.velocity / 127) * sound
     fade = min(round(_FADE * rate), len(song))
     song[len(song) - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)  # or it would end with a click
     return song
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _tone(program: int, pitch: int, length: int, rate: int) -> Samples:
     """Return a note that is held for `length` samples, and its release."""
     timbre = FAMILIES[program // 8 % len(FAMILIES)]
