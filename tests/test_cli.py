@@ -91,6 +91,10 @@ def parse(path: Path) -> None:
         with Image.open(path) as picture:
             picture.load()
             assert min(picture.size) >= 8
+    elif path.suffix == ".html":
+        assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    elif path.suffix == ".abc":
+        assert path.read_text(encoding="utf-8").startswith("X:1\nT:")
     else:
         assert path.suffix == ".wav"
         with wave.open(str(path)) as sound:
@@ -139,7 +143,8 @@ def test_text_is_printed_or_written_as_lines(get_run: GetRun, capsys: Capture) -
 
 def test_melodies_come_with_a_tune_of_all_a_picture_and_sound(get_run: GetRun) -> None:
     ok("sample", get_run("melody").path, "-n", 2, "-o", "out")
-    assert list(made("out")) == ["sample-1.mid", "sample-2.mid", "sample.mid", "sample.png", "sample.wav"]
+    together = [f"sample.{ending}" for ending in ("abc", "html", "mid", "png", "wav")]
+    assert list(made("out")) == ["sample-1.mid", "sample-2.mid", *together]
 
 
 def test_the_seed_decides_the_samples(run: Run, capsys: Capture) -> None:

@@ -459,7 +459,8 @@ def test_a_preview_shows_and_plays_any_number_of_items(count: int) -> None:
     assert (str(preview.image.dtype), preview.image.ndim, preview.image.shape[2]) == ("uint8", 3, 3)
     assert 0.2 < preview.image.shape[0] / preview.image.shape[1] < 5 or count == 0
     assert preview.audio.dtype == np.float32
-    assert np.abs(preview.audio).max(initial=0) == pytest.approx(0.8 if count else 0)
+    peak = np.abs(preview.audio).max(initial=0)
+    assert 0.3 < peak <= 0.8 if count else peak == 0
 
 
 def test_a_preview_strikes_darker_than_it_holds_and_higher_stands_higher() -> None:

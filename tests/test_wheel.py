@@ -79,7 +79,7 @@ def test_the_wheel_holds_the_package_and_its_configuration_alone(wheel: Path) ->
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "seqvae").rglob("*.py")}
     assert modules == {name for name in names if name.endswith(".py")}
     assert "seqvae/py.typed" in names
-    assert {Path(name).suffix for name in names if name.startswith("seqvae/")} == {".py", ".yaml", ".typed"}
+    assert {Path(name).suffix for name in names if name.startswith("seqvae/")} == {".py", ".yaml", ".typed", ".html"}
 
 
 def test_the_wheel_names_no_place_of_this_machine(wheel: Path) -> None:

@@ -19,7 +19,7 @@ from seqvae.cli.arguments import (
     seed,
     strategy,
 )
-from seqvae.cli.inputs import Input, expand_all, read_items, read_one, read_set, window_names
+from seqvae.cli.inputs import Input, expand_all, expand_one, read_set, window_names
 from seqvae.cli.writing import write_items, write_lines
 
 if TYPE_CHECKING:
@@ -102,23 +102,27 @@ def _edit(options: argparse.Namespace) -> None:
         raise ValueError(f"strength must be finite, got {' '.join(map(str, options.strength))}")
     trained = open_latent(options)
     vector = load_vector(options.attribute, weights_digest(trained.path), trained.vae.latent_dim)
-    originals = read_items(options, trained, options.inputs)
+    named = [one for one, _ in read_set(expand_all(options, trained, options.inputs), "INPUT")]
+    originals, names = [one.item() for one in named], [one.caption for one in named]
     seed(options)
     items = latent.edit(trained.vae, trained.codec, originals, vector, options.strength, strategy(options))
     columns = len(options.strength) if len(options.strength) > 1 else None
-    write_items(trained, options, "edit", items, len(items), originals, columns)
+    captions = [f"{name}, strength {strength:g}" for name in names for strength in options.strength]
+    write_items(trained, options, "edit", items, len(items), originals, columns, captions=captions, names=names)
 
 
 def _similar(options: argparse.Namespace) -> None:
     from seqvae import latent
 
     trained = open_latent(options)
-    original = read_one(options, trained, options.input)
+    named = expand_one(options, trained, options.input)
+    original = named.item()
     seed(options)
     items = latent.similar(
         trained.vae, trained.codec, original, options.n, options.strength, options.noise, strategy(options)
     )
-    write_items(trained, options, "similar", items, len(items), [original])
+    captions = [f"variation {number}" for number in range(1, len(items) + 1)]
+    write_items(trained, options, "similar", items, len(items), [original], captions=captions, names=[named.caption])
 
 
 def _neighbors(options: argparse.Namespace) -> None:

@@ -37,6 +37,11 @@ class Input:
     origin: str = ""  # of a window of a dataset: where it came from
     one_of_many: bool = False  # of a file, a folder or a split, which can do without one
 
+    @property
+    def caption(self) -> str:
+        """What it is called where it is shown: a file without its folder."""
+        return Path(self.name).name or self.name
+
 
 def expand(options: argparse.Namespace, trained: Trained, source: str) -> list[Input]:
     """Return what one INPUT names; nothing but lines of text is read yet.
@@ -73,17 +78,12 @@ def expand_all(options: argparse.Namespace, trained: Trained, sources: Sequence[
     return [named for source in sources for named in expand(options, trained, source)]
 
 
-def read_items(options: argparse.Namespace, trained: Trained, sources: Sequence[str]) -> list[Any]:
-    """Return the items of every INPUT in order, those left out that `read_set` leaves out."""
-    return [one.item() for one, _ in read_set(expand_all(options, trained, sources), "INPUT")]
-
-
-def read_one(options: argparse.Namespace, trained: Trained, source: str) -> Any:
-    """Return the item of an INPUT that names one. Raises ValueError when it names more."""
+def expand_one(options: argparse.Namespace, trained: Trained, source: str) -> Input:
+    """Return what an INPUT names that is one item. Raises ValueError when it names more."""
     named = expand(options, trained, source)
     if len(named) != 1:
         raise ValueError(f"{source} must be one item, got {len(named)}")
-    return named[0].item()
+    return named[0]
 
 
 def read_set(named: Sequence[Input], what: str) -> list[tuple[Input, list[Tensor]]]:

@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from seqvae.cli.arguments import (
     seed,
     strategy,
 )
-from seqvae.cli.inputs import expand_all, read_one, read_set, window_names
+from seqvae.cli.inputs import expand_all, expand_one, read_set, window_names
 from seqvae.cli.writing import write_items, write_lines, write_whole
 
 if TYPE_CHECKING:
@@ -155,8 +156,26 @@ def _reconstruct(options: argparse.Namespace) -> None:
         names = [one.name for one, _ in read]
         write_lines(_scored(trained, names, originals, [window for _, (window,) in read], options), options.output)
         return
-    items = latent.reconstruct(trained.vae, trained.codec, originals, strategy(options))
-    write_items(trained, options, "reconstruction", items, len(items), originals)
+    codec, truth = trained.codec, [windows for _, windows in read]
+    z = latent.encode(trained.vae, codec, [window for windows in truth for window in windows])
+    following = iter(latent.decode(trained.vae, z, strategy(options)))
+    found = [list(islice(following, len(windows))) for windows in truth]
+    items = [codec.join(windows, like=original) for windows, original in zip(found, originals, strict=True)]
+    scores = [codec.score(*pair) for pair in zip(truth, found, strict=True)]
+    remarks = ["  ".join(f"{name} {value:.4g}" for name, value in score.items()) for score in scores]
+    names = [one.caption for one, _ in read]
+    captions = [f"{name} again: {remark}" for name, remark in zip(names, remarks, strict=True)]
+    write_items(
+        trained,
+        options,
+        "reconstruction",
+        items,
+        len(items),
+        originals,
+        captions=captions,
+        names=names,
+        remarks=remarks,
+    )
 
 
 def _scored(
@@ -187,16 +206,22 @@ def _interpolate(options: argparse.Namespace) -> None:
         raise ValueError(f"{corners} INPUTs are wanted ({wanted}), got {len(options.inputs)}")
     rows, columns = (1, 1) if options.grid is None else _size(options.grid)
     trained = open_latent(options)
-    ends = [read_one(options, trained, source) for source in options.inputs]
+    named = [expand_one(options, trained, source) for source in options.inputs]
+    ends = [one.item() for one in named]
+    names = [f"{letter}: {one.caption}" for letter, one in zip("ABCD", named, strict=False)]
     seed(options)
     draw = strategy(options)
     if options.grid is not None:
         items = latent.grid(trained.vae, trained.codec, ends, rows, columns, options.method, draw)
-        write_items(trained, options, "grid", items, len(items), ends, columns)
+        captions = [f"row {y}, column {x}" for y in range(1, rows + 1) for x in range(1, columns + 1)]
+        for place, name in zip((0, columns - 1, -columns, -1), names, strict=True):
+            captions[place] += f" ({name})"
+        write_items(trained, options, "grid", items, len(items), ends, columns, captions=captions, names=names)
         return
     steps = STEPS if options.steps is None else options.steps
     items = latent.interpolate(trained.vae, trained.codec, ends[0], ends[1], steps, options.method, draw)
-    write_items(trained, options, "interpolation", items, len(items), ends)
+    captions = [f"step {step}/{steps}" for step in range(1, steps + 1)]
+    write_items(trained, options, "interpolation", items, len(items), ends, captions=captions, names=names)
 
 
 def _size(grid: str) -> tuple[int, int]:

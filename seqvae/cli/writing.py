@@ -7,16 +7,24 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 if TYPE_CHECKING:
     from seqvae.harness.config import Trained
 
 SHOWN = 64  # items in the picture, the sound and the file of all of them; more would be of no use to a person
 COMPARED = 12  # reconstructions in a row below their originals
+
+
+class Shown(NamedTuple):
+    """An item where it is shown beside others."""
+
+    item: Any
+    caption: str
 
 
 def write_items(
@@ -27,10 +35,15 @@ def write_items(
     count: int,
     originals: Sequence[Any] = (),
     columns: int | None = None,
+    *,
+    captions: Sequence[str] = (),
+    names: Sequence[str] = (),
+    remarks: Sequence[str] = (),
 ) -> None:
     """Write items to OUT as they come: lines of text, or a file each beside a picture and a sound of the first ones.
 
-    `count` is the most that may come. The picture has so many `columns`.
+    `count` is the most that may come. The picture has so many `columns`. A `captions` is what an item is called where
+    it is shown (its number, by default), a `names` what an original is, a `remarks` what is printed beside its file.
 
     Raises:
         ValueError: without an OUT for items that are files.
@@ -46,22 +59,26 @@ def write_items(
     for number, item in enumerate(items, 1):
         path = folder / f"{stem}-{number:0{len(str(count))}d}{trained.codec.suffix}"
         trained.codec.write(item, path)
-        print(path)
+        print(path, *remarks[number - 1 : number], sep="  ")
         if number <= SHOWN:
-            shown.append(item)
+            shown.append(Shown(item, captions[number - 1] if captions else f"{stem} {number}"))
+    truth = []
     for number, item in enumerate(originals, 1):
         path = folder / f"original-{number:0{len(str(len(originals)))}d}{trained.codec.suffix}"
         trained.codec.write(item, path)
         print(path)
+        truth.append(Shown(item, names[number - 1] if names else f"original {number}"))
     if not shown:
         return
     picture = shown
     if stem == "interpolation":
-        picture = [*originals[:1], *shown, *originals[1:]]
+        picture = [*truth[:1], *shown, *truth[1:]]
+    elif stem == "similar":
+        picture = [*truth, *shown]
     elif stem == "reconstruction":  # the truth stands above it
         columns = min(len(originals), COMPARED)
-        picture = [*originals[:columns], *shown[:columns]]
-    _write_together(trained, folder / stem, shown, picture, columns)
+        picture = [*truth[:columns], *shown[:columns]]
+    _write_together(trained, folder / stem, [one.item for one in shown], picture, columns)
 
 
 def one_line(text: str) -> str:
@@ -123,22 +140,28 @@ def write_whole(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _write_together(trained: Trained, stem: Path, items: list[Any], picture: list[Any], columns: int | None) -> None:
-    """Write the items one after another, and the picture and the sound of those to be shown with them."""
+def _write_together(
+    trained: Trained, stem: Path, items: list[Any], picture: Sequence[Shown], columns: int | None
+) -> None:
+    """Write the items one after another, and the picture, sound and documents of those to be shown with them."""
     from seqvae.data.image import write_png
 
     codec = trained.codec
-    preview = codec.preview(picture, columns)
-    chained = codec.chain(items)
+    shown = [one.item for one in picture]
+    chained, preview = codec.chain(items), codec.preview(shown, columns)
+    writers: dict[str, Callable[[Path], None]] = {}
     if chained is not None:
-        codec.write(chained, stem.with_name(f"{stem.name}{codec.suffix}"))
-        print(stem.with_name(f"{stem.name}{codec.suffix}"))
+        writers[codec.suffix or ""] = partial(codec.write, chained)
     if preview.image is not None:
-        write_png(stem.with_name(f"{stem.name}.png"), preview.image)
-        print(stem.with_name(f"{stem.name}.png"))
+        writers[".png"] = partial(write_png, array=preview.image)
     if preview.audio is not None:
-        _write_wav(stem.with_name(f"{stem.name}.wav"), preview.audio, preview.sample_rate)
-        print(stem.with_name(f"{stem.name}.wav"))
+        writers[".wav"] = partial(_write_wav, audio=preview.audio, sample_rate=preview.sample_rate)
+    for ending, text in codec.documents(shown, stem.name, [one.caption for one in picture], columns).items():
+        writers[ending] = partial(write_whole, content=text.encode())
+    for ending, write in writers.items():
+        path = stem.with_name(f"{stem.name}{ending}")
+        write(path)
+        print(path)
 
 
 def _write_wav(path: Path, audio: Any, sample_rate: int) -> None:

@@ -148,6 +148,12 @@ class Codec(ABC, Generic[Item]):
     def preview(self, items: Sequence[Item], columns: int | None = None) -> Preview:
         """Return the items together, as text, picture and sound; the picture in so many columns where it is said."""
 
+    def documents(
+        self, items: Sequence[Item], title: str, captions: Sequence[str], columns: int | None = None
+    ) -> dict[str, str]:
+        """Return texts that show the items together, by the endings of their files: a page, notation; here none."""
+        return {}
+
     def replace(self, **view: Any) -> Self:
         """Return this codec with other view options. Raises ValueError for a name that is none of them."""
         for name in view:

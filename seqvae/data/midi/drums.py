@@ -20,7 +20,7 @@ from seqvae.data.midi.items import VELOCITY, is_int, new_song, write_midi
 from seqvae.data.midi.melody import BAR, BENT, ONSETS, STEPS_A_BEAT, on_grid, places_of, refused_windows
 from seqvae.data.midi.meters import COMMON, stretches
 from seqvae.data.midi.notes import PITCH, START, Song, song_of
-from seqvae.data.midi.preview import piano_rolls, play
+from seqvae.data.midi.preview import documents, piano_rolls, play
 from seqvae.data.midi.reading import read_midi
 
 # Every percussion key of General MIDI 1 and 2, and the hi-hat edges of electronic kits (22, 26), by what it sounds
@@ -183,6 +183,11 @@ class DrumTokenizer(Codec[pretty_midi.PrettyMIDI]):
 
     def preview(self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None) -> Preview:
         return Preview(image=piano_rolls(items, columns), audio=play(items))
+
+    def documents(
+        self, items: Sequence[pretty_midi.PrettyMIDI], title: str, captions: Sequence[str], columns: int | None = None
+    ) -> dict[str, str]:
+        return documents(items, title, captions, columns)
 
 
 def drum_windows(song: Song, *, bars: int = 2, meter: str = "strict", min_notes: int = 3) -> Extracted:

@@ -33,7 +33,7 @@ from seqvae.data.midi.melody import (
 )
 from seqvae.data.midi.meters import COMMON, LONGEST_BAR, METERS, Meter, meter_of
 from seqvae.data.midi.notes import Song, song_of
-from seqvae.data.midi.preview import piano_rolls, play
+from seqvae.data.midi.preview import documents, piano_rolls, play
 from seqvae.data.midi.reading import read_midi
 from seqvae.data.midi.tracks import Tracks
 
@@ -283,5 +283,10 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
         return {"type": "MelodyConverter", "args": {"numSteps": self.spec["max_length"], **pitches}}
 
     def preview(self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None) -> Preview:
-        """Return piano rolls to one scale of pitch, and the items' first half minutes played one after another."""
+        """Return piano rolls to one scale of pitch, and the items' first minutes played one after another."""
         return Preview(image=piano_rolls(items, columns), audio=play(items))
+
+    def documents(
+        self, items: Sequence[pretty_midi.PrettyMIDI], title: str, captions: Sequence[str], columns: int | None = None
+    ) -> dict[str, str]:
+        return documents(items, title, captions, columns)

@@ -16,7 +16,7 @@ from seqvae.data.midi.drums import COMBINATIONS, DrumTokenizer, drum_kit
 from seqvae.data.midi.items import VELOCITY, new_song, write_midi
 from seqvae.data.midi.melody import BAR, STEPS_A_BEAT, VOCAB_SIZE, to_notes
 from seqvae.data.midi.meters import COMMON
-from seqvae.data.midi.preview import piano_rolls, play
+from seqvae.data.midi.preview import documents, piano_rolls, play
 from seqvae.data.midi.reading import read_midi
 from seqvae.data.midi.tokenizer import MelodyTokenizer
 
@@ -138,3 +138,8 @@ class TrioTokenizer(Codec[pretty_midi.PrettyMIDI]):
 
     def preview(self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None) -> Preview:
         return Preview(image=piano_rolls(items, columns), audio=play(items))
+
+    def documents(
+        self, items: Sequence[pretty_midi.PrettyMIDI], title: str, captions: Sequence[str], columns: int | None = None
+    ) -> dict[str, str]:
+        return documents(items, title, captions, columns)
