@@ -385,7 +385,8 @@ DRIVER = """<script>
   for (const event of events(item)) sound(offline, limiter, event, 0);
   const samples = (await offline.startRendering()).getChannelData(0);
   const loudness = part => Math.sqrt(part.reduce((sum, value) => sum + value * value, 0) / part.length);
-  const state = () => [document.getElementById("status").textContent, document.querySelectorAll("figure.playing").length];
+  const playing = () => document.querySelectorAll("figure.playing").length;
+  const state = () => [document.getElementById("status").textContent, playing()];
   const heard = { rms: loudness(samples), late: loudness(samples.subarray(samples.length / 2)) };
   heard.peak = samples.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
   const button = document.querySelector("figure button"), all = document.getElementById("all");
