@@ -61,7 +61,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "harness.config": ("", "vae", "models.", "objectives", "priors", "schedules", "data.", "harness."),
     "harness.quality": ("vae", "evaluation", "data.", "harness."),
     "harness.run": ("", "vae", "data.", "harness."),
-    "cli.": ("", "models.decoding", "data.", "harness.", "latent.", "export.", "cli."),
+    "cli.": ("", "priors", "models.decoding", "data.", "harness.", "latent.", "export.", "cli."),
     "": ("harness.config",),
 }
 

@@ -236,7 +236,9 @@ def test_what_was_dropped_is_counted(get_run: GetRun, capsys: Capture, monkeypat
 def test_copies_of_training_items_are_dropped(run: Run, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     train = WindowDataset(run.world.root, "train")
 
-    def copying(vae: object, n: int, strategy: object, keep: Callable[[torch.Tensor], bool]) -> Iterator[torch.Tensor]:
+    def copying(
+        vae: object, n: int, strategy: object, keep: Callable[[torch.Tensor], bool], law: object
+    ) -> Iterator[torch.Tensor]:
         return (window for window in (train[place] for place in range(n)) if keep(window))
 
     monkeypatch.setattr(seqvae.latent, "stream", copying)
@@ -818,7 +820,7 @@ def test_every_option_of_a_preparation_is_a_parameter_of_its_builder(builder: Ca
     add_prepare(parser.add_subparsers())
     kind = builder.__name__.removeprefix("prepare_")
     options = vars(parser.parse_args(["prepare", kind, "SOURCE", "--root", "DIR"]))
-    for name in ("run", "kind", "part", "source", "root"):
+    for name in ("run", "kind", "source", "root"):
         options.pop(name, None)
     parameters = inspect.signature(builder).parameters.values()
     defaults = {p.name: str(p.default) for p in parameters if p.default is not p.empty and p.name != "earlier"}

@@ -63,7 +63,10 @@ def after(line: str) -> list[str]:
         ("encode runs/melody --data ", []),
         ("nonsense x", []),
         ("train exp", ["experiment="]),
-        ("train experiment=m", ["experiment=melody"]),
+        (
+            "train experiment=m",
+            ["experiment=melody", "experiment=melody_16bar", "experiment=melody_16bar_hierarchical"],
+        ),
         ("train experiment=melody,fa", ["experiment=melody,fashion"]),
         ("train --config-dir mine experiment=o", ["experiment=own"]),
         ("train --config-dir ", []),
@@ -71,7 +74,7 @@ def after(line: str) -> list[str]:
         ("train --mu", ["--multirun"]),
         ("train see", ["seed="]),
         ("train mod", ["model.", "model="]),
-        ("train model=", ["model=conv", "model=lstm", "model=lstm_lm"]),
+        ("train model=", ["model=conv", "model=hierarchical", "model=lstm", "model=lstm_lm"]),
         ("train model.latent", ["model.latent_dim="]),
         ("train model.wid", ["model.width="]),
         ("train model=conv model.wid", ["model.width="]),
@@ -118,8 +121,16 @@ def test_every_key_that_is_offered_is_one_that_hydra_knows() -> None:
             elif "@" not in candidate and candidate not in ("experiment=", "debug="):
                 yield candidate.removesuffix("=")
 
-    config = configuration(["model=lstm", "schedule@objective.beta=linear", "schedule@learning_rate=linear"])
-    other = ("objective.beta.", "learning_rate.", "data.view.", "data.max_tokens")  # of other files of their groups
+    config = configuration(
+        ["model=lstm", "sampling=scheduled", *(f"schedule@{key}=linear" for key in ("objective.beta", "learning_rate"))]
+    )
+    other = (
+        "objective.beta.",
+        "learning_rate.",
+        "sampling.rate.",
+        "data.view.",
+        "data.max_tokens",
+    )  # of other files of their groups
     known = [key for key in set(leaves("")) if not key.startswith(other)]
     assert len(known) > 40
     for key in known:
@@ -138,12 +149,12 @@ def test_an_answer_waits_for_no_heavy_import() -> None:
     code = """
 import sys
 from seqvae.cli import main
-assert main(["__complete", "train", "experiment=mel"]) == 0
+assert main(["__complete", "train", "experiment=fas"]) == 0
 heavy = {"torch", "numpy", "hydra", "omegaconf"} & set(sys.modules)
 assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, "experiment=melody\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "experiment=fashion\n"), done.stderr
 
 
 @pytest.fixture
@@ -194,7 +205,7 @@ def test_bash_completes_at_the_tab_key() -> None:
         assert "ready" in shown(keyboard, "ready")
         for typed, expected in [
             ("seqvae ev", "seqvae evaluate "),
-            ("seqvae train experiment=me", "seqvae train experiment=melody "),
+            ("seqvae train experiment=fa", "seqvae train experiment=fashion "),
             ("seqvae train model.lat", "seqvae train model.latent_dim="),
             ("seqvae train schedule@learning_rate=co", "seqvae train schedule@learning_rate=constant "),
             ("seqvae info runs/melody@l", "seqvae info runs/melody@last "),
@@ -211,7 +222,7 @@ def test_bash_completes_at_the_tab_key() -> None:
 def test_fish_completes() -> None:
     for typed, expected in [
         ("seqvae ev", "evaluate\n"),
-        ("seqvae train experiment=me", "experiment=melody\n"),
+        ("seqvae train experiment=fa", "experiment=fashion\n"),
         ("seqvae train data.root=els", "data.root=elsewhere/\n"),
     ]:
         command = ["fish", "--no-config", "-c", f"source script.fish; complete -C '{typed}'"]
@@ -226,7 +237,7 @@ def test_zsh_completes_at_the_tab_key() -> None:
         assert "ready" in shown(keyboard, "ready")
         for typed, expected in [
             ("seqvae ev", "seqvae evaluate "),
-            ("seqvae train experiment=me", "seqvae train experiment=melody "),
+            ("seqvae train experiment=fa", "seqvae train experiment=fashion "),
             ("seqvae train data.root=els", "seqvae train data.root=elsewhere/"),
         ]:
             os.write(keyboard, f"{typed}\t".encode())

@@ -398,26 +398,30 @@ def test_a_view_is_the_window_itself_where_nothing_may_change() -> None:
     assert all(torch.equal(codec.view(one, rng, augment=True), one) for one in (silence, wide) for _ in range(20))
 
 
+SCORES = ("accuracy", "onset_accuracy", "note_precision", "note_recall", "note_f1")
+
+
 @pytest.mark.parametrize(
-    ("predicted", "accuracy", "onset_accuracy", "note_f1"),
+    ("predicted", "accuracy", "precision", "recall", "f1"),
     [
-        ([41, 0, 43, 1], 1.0, 1.0, 1.0),
-        ([41, 0, 44, 1], 0.75, 0.5, 0.5),
-        ([41, 43, 0, 1], 0.5, 0.5, 0.5),
-        ([41, 45, 43, 47], 0.5, 1.0, 2 * 2 / 6),
-        ([0, 0, 0, 0], 0.25, 0.0, 0.0),
-        ([41, 0, -1, -1], 0.5, 0.5, 2 / 3),
+        ([41, 0, 43, 1], 1.0, 1.0, 1.0, 1.0),
+        ([41, 0, 44, 1], 0.75, 0.5, 0.5, 0.5),
+        ([41, 43, 0, 1], 0.5, 0.5, 0.5, 0.5),
+        ([41, 45, 43, 47], 0.5, 0.5, 1.0, 2 * 2 / 6),
+        ([0, 0, 0, 0], 0.25, 0.0, 0.0, 0.0),
+        ([41, 0, -1, -1], 0.5, 1.0, 0.5, 2 / 3),
     ],
 )
-def test_scores_by_hand(predicted: list[int], accuracy: float, onset_accuracy: float, note_f1: float) -> None:
+def test_scores_by_hand(predicted: list[int], accuracy: float, precision: float, recall: float, f1: float) -> None:
     scores = CODEC.score([torch.tensor([41, 0, 43, 1])], [torch.tensor(predicted)])
-    assert scores == pytest.approx({"accuracy": accuracy, "onset_accuracy": onset_accuracy, "note_f1": note_f1})
+    of_notes = {"onset_accuracy": recall, "note_precision": precision, "note_recall": recall, "note_f1": f1}
+    assert scores == pytest.approx({"accuracy": accuracy, **of_notes})
 
 
 def test_scores_weigh_notes_not_windows_and_are_zero_without_any() -> None:
     right, wrong = torch.tensor([41, 43, 45, 47]), torch.tensor([0, 0, 0, 41])
     assert CODEC.score([right, wrong], [right, torch.zeros(4, dtype=torch.int64)])["onset_accuracy"] == 0.8
-    assert CODEC.score([], []) == {"accuracy": 0.0, "onset_accuracy": 0.0, "note_f1": 0.0}
+    assert CODEC.score([], []) == dict.fromkeys(SCORES, 0.0)
 
 
 def test_a_saved_codec_is_the_same_codec(tmp_path: Path) -> None:

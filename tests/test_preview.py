@@ -546,7 +546,8 @@ def test_reconstruct_prints_the_scores_of_each_item_beside_its_file(
             {(start, pitch) for start, _, pitch in quarters(pretty_midi.PrettyMIDI(str(file)))} for file in files
         )
         assert scores[-1] == f"note_f1 {2 * len(truth & found) / (len(truth) + len(found)):.4g}"
-        assert [score.split()[0] for score in scores] == ["accuracy", "onset_accuracy", "note_f1"]
+        names = ["accuracy", "onset_accuracy", "note_precision", "note_recall", "note_f1"]
+        assert [score.split()[0] for score in scores] == names
     assert float(lines[1][-1].split()[1]) > 0.4
 
 
