@@ -267,7 +267,9 @@ def test_the_table_is_the_mean_after_moving_beside_the_mean_before() -> None:
     table = attribute_table(vae, Named(), ROWS, vectors, 0.5)
     for name, vector in vectors.items():
         z = encode(vae, Named(), ROWS) + 0.5 * vector
-        assert table.after[name]["first"] == pytest.approx(float(vae.decoder.predict(z, z)[:, 0].mean()), rel=1e-4)
+        assert table.after[name]["first"] == pytest.approx(
+            float(vae.decoder.predict(z, z)[:, 0].detach().mean()), rel=1e-4
+        )
     assert table.after["none"] == table.before
     change = table.after["up"]["first"] / table.before["first"] - 1
     assert table.percent()["up"]["first"] == pytest.approx(100 * change)

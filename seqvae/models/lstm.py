@@ -102,7 +102,7 @@ class LSTMDecoder(Decoder):
 
     def start(self, z: Float[Tensor, "batch latent"]) -> DecoderState:
         """Return the state before the first token."""
-        states = torch.tanh(self.initial_state(z)).view(len(z), self.lstm.num_layers, 2, self.lstm.hidden_size)
+        states = torch.tanh(self.initial_state(z)).unflatten(1, (self.lstm.num_layers, 2, self.lstm.hidden_size))
         cell, hidden = states.unbind(2)  # layer by layer: c0, h0, c1, h1, ...
         return DecoderState(hidden.transpose(0, 1).contiguous(), cell.transpose(0, 1).contiguous(), z)
 
@@ -111,7 +111,7 @@ class LSTMDecoder(Decoder):
     ) -> tuple[Float[Tensor, "batch vocab"], DecoderState]:
         """Feed one token a row (-1 before the first); return the logits of the next and the new state."""
         features, state = self._run(token.unsqueeze(1), state)
-        if len(token) == 1:  # a product with a vector takes a third of the time of one with a matrix of one row
+        if token.shape[0] == 1:  # a product with a vector takes a third of the time of one with a matrix of one row
             return torch.addmv(self.output.bias, self.output.weight, features[0, 0]).unsqueeze(0), state
         return self.output(features).squeeze(1), state
 
