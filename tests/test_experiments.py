@@ -108,7 +108,7 @@ SIZES = {
     "text": ["model.latent_dim=16", "model.embedding_dim=32", "model.encoder_hidden_dim=32", "model.hidden_dim=32"],
     "fashion": ["model.latent_dim=16", "model.width=8", "model.features=64"],
 }
-SIZES |= {"drums": SIZES["melody"], "trio": SIZES["melody"]}
+SIZES |= {"drums": [*SIZES["melody"], "trainer.max_steps=1200"], "trio": SIZES["melody"]}  # 512 classes take longer
 WITHOUT_DROPOUT = {"text": ["model.dropout=0"]}
 MOST_NATS = {"melody": 1.0, "drums": 1.0, "trio": 2.0, "text": 1.0, "fashion": 2.0}
 

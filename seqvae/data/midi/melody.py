@@ -132,7 +132,7 @@ def _add(
     bent = times[4 * moved[:, 0] > resolution, 0]
     result.counted[ONSETS] += len(notes)
     result.counted[BENT] += len(bent)
-    if steps_per_quarter < TRIPLET_STEPS:
+    if len(bent) and steps_per_quarter < TRIPLET_STEPS:
         missed = on_grid(bent, resolution, TRIPLET_STEPS)[1]
         result.counted[TRIPLETS] += int((4 * missed <= resolution).sum())
 

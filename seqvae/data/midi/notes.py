@@ -61,11 +61,16 @@ def song_of(midi: pretty_midi.PrettyMIDI | Song) -> Song:
     tracks = []
     for instrument in midi.instruments:
         notes = instrument.notes
-        columns = [in_ticks([note.start for note in notes]), in_ticks([note.end for note in notes])]
-        columns += [np.array([note.pitch for note in notes], np.int64), np.array([n.velocity for n in notes], np.int64)]
+        spans = in_ticks([note.start for note in notes] + [note.end for note in notes]).reshape(
+            2, -1
+        )  # starts above ends
+        sounds = np.array([[note.pitch for note in notes], [note.velocity for note in notes]], np.int64)
         tracks.append(
             Track(
-                _name(instrument.name), int(instrument.program), bool(instrument.is_drum), ordered(np.stack(columns, 1))
+                _name(instrument.name),
+                int(instrument.program),
+                bool(instrument.is_drum),
+                ordered(np.concatenate([spans, sounds]).T),
             )
         )
     changes = [(float(change.time), change) for change in midi.time_signature_changes]
