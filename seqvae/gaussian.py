@@ -29,9 +29,8 @@ class DiagonalGaussian:
         self, samples: int = 1, generator: torch.Generator | None = None
     ) -> Float[Tensor, "samples batch latent"]:
         """Return mean + std * noise: differentiable in both parameters (Kingma & Welling, 2014, eq. 4)."""
-        noise = torch.randn(
-            samples, *self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype
-        )
+        # what randn does; but torch.compile gives randn no generator when the batch's size is any
+        noise = self.mean.new_empty(samples, *self.mean.shape).normal_(generator=generator)
         return self.mean + torch.exp(0.5 * self.log_variance) * noise
 
     def log_prob(self, z: Float[Tensor, "*samples batch latent"]) -> Float[Tensor, "*samples batch"]:

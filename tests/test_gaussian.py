@@ -1,7 +1,9 @@
 """The diagonal Gaussian against torch.distributions, in float64."""
 
+import jaxtyping
 import pytest
 import torch
+from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.nn import functional as F
 
@@ -52,6 +54,18 @@ def test_gradients_of_a_sample_are_the_reparameterization() -> None:
 
     assert torch.autograd.gradcheck(sample, (mean, log_variance))
     assert torch.autograd.gradcheck(kl, (mean, log_variance))
+
+
+def test_a_compiled_draw_is_the_same_for_batches_of_several_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the checks of shapes cannot be traced
+
+    def draw(mean: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return DiagonalGaussian(mean, mean).rsample(2)
+
+    compiled = torch.compile(draw, backend="eager")
+    for size in (4, 3, 5):  # the second size makes the first axis one of any length
+        torch.testing.assert_close(compiled(torch.ones(size, 6)), draw(torch.ones(size, 6)), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e3, 1e8])
