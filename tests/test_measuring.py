@@ -250,6 +250,29 @@ def test_a_named_vector_is_the_top_quartile_minus_the_bottom_quartile() -> None:
 
 
 @pytest.mark.parametrize(
+    ("amounts", "least", "most"),
+    [
+        ([0, 0, 0, 0, 0, 0, 0, 1], [0, 1, 2, 3, 4, 5, 6], [7]),  # rare: those that have any against all others
+        ([2, 2, 2, 2, 2, 2, 2, 1], [7], [0, 1, 2, 3, 4, 5, 6]),
+        ([2, 2, 2, 2, 2, 2, 3, 1], [7], [6]),
+        ([0, 0, 0, 1, 2, 3, 3, 3], [0, 1, 2], [5, 6, 7]),
+    ],
+)
+def test_windows_of_the_same_amount_are_in_the_same_quarter(
+    amounts: list[int], least: list[int], most: list[int]
+) -> None:
+    rows = [
+        torch.cat([torch.tensor([[float(amount)]]), row[:, 1:]], 1) for amount, row in zip(amounts, ROWS, strict=False)
+    ]
+    vae = linear_world()
+    latents = encode(vae, Named(), rows)
+    expected = latents[most].mean(0) - latents[least].mean(0)
+    torch.testing.assert_close(named_attributes(vae, Named(), rows, ["first"])["first"], expected)
+    turned = named_attributes(vae, Named(), rows[::-1], ["first"])["first"]  # their order says nothing
+    torch.testing.assert_close(turned, expected)
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [
         ("last", "the attribute must be one of constant, first, positive, got 'last'"),

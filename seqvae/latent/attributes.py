@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seqvae.data.codec import Codec
@@ -43,7 +43,8 @@ def named_attributes(
     """Return a vector for each of the codec's attributes: quarter with the most minus quarter with the least of it.
 
     The difference of mean posterior means over quartiles of the windows that have the attribute (Roberts et al., 2018,
-    section 5.3). Without `names` an attribute that is the same for all windows is left out.
+    section 5.3). Windows of one amount stay together: where half of them have the same, the others are the quarters.
+    Without `names` an attribute that is the same for all windows is left out.
 
     Raises:
         ValueError: for a name that the codec does not have, or one whose quartiles are no different.
@@ -58,13 +59,26 @@ def named_attributes(
     for name in known if names is None else names:
         having = torch.tensor([place for place, value in enumerate(values) if name in value])
         amounts = torch.tensor([value[name] for value in values if name in value], dtype=torch.float64)
-        order, quarter = amounts.argsort(stable=True), len(amounts) // 4
-        least, most = order[:quarter], order[len(order) - quarter :]
-        if quarter and amounts[most].mean() > amounts[least].mean():
+        if len(amounts) >= 4 and amounts.min() < amounts.max():
+            least, most = _quarters(amounts)
             vectors[name] = (latents[having[most]].mean(0) - latents[having[least]].mean(0)).float()
         elif names is not None:
             raise ValueError(f"{name} does not differ between the quartiles of {len(amounts):,} windows")
     return vectors
+
+
+def _quarters(amounts: Float[Tensor, " windows"]) -> tuple[Bool[Tensor, " windows"], Bool[Tensor, " windows"]]:
+    """Return which windows are the quarter with the least and with the most, equal amounts together.
+
+    Cutting through equal amounts would compare windows by nothing but their place in the dataset.
+    """
+    quarter = len(amounts) // 4
+    ranked = amounts.sort().values
+    low, high = ranked[quarter - 1], ranked[-quarter]
+    if low < high:
+        return amounts <= low, amounts >= high
+    below, above = amounts < low, amounts > low  # at least half of them have the amount between
+    return below if below.any() else ~above, above if above.any() else ~below
 
 
 class AttributeTable(NamedTuple):
