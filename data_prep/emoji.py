@@ -25,6 +25,7 @@ LIST = "emoji.json"
 NOT_THERE = f"named in {LIST}, but not there"
 SHARE = 0.1  # of the groups, for valid and for test
 TONES = {f"1F3F{tone}" for tone in "BCDEF"}
+ALIKE = ("person", "family")  # faces with other hair, couples and families with other members: one group each
 DETAILS = TONES | {"FE0F", "200D", "2640", "2642", "27A1"}  # how to show it, joined, woman, man, looking right
 PERSONS = {"1F468": "1F9D1", "1F469": "1F9D1"}  # man and woman
 PERSONS |= {"1F466": "1F9D2", "1F467": "1F9D2", "1F474": "1F9D3", "1F475": "1F9D3"}  # boy, girl; old man, old woman
@@ -62,9 +63,9 @@ def images(entry: dict[str, Any], vendor: str) -> list[str]:
 
 
 def group_of(entry: dict[str, Any]) -> str:
-    """Return what an emoji shows, whoever does it and whichever way they look; couples and families are one group."""
-    if entry["subcategory"] == "family":
-        return "family"
+    """Return what an emoji shows, whoever does it and whichever way they look."""
+    if entry["subcategory"] in ALIKE:
+        return str(entry["subcategory"])
     points = re.split("[- ]", entry["unified"])
     kept = [PERSONS.get(point, point) for point in points if point not in DETAILS]
     return "-".join(kept or points)  # a sign may be an emoji by itself
