@@ -50,7 +50,7 @@ def find_files(corpus: Corpus, cache: Path, source: Path | None, url: str) -> di
     elif source is None:
         source = cache
         for name in corpus.files:
-            if not (cache / f"{name}.gz").is_file():
+            if not any((cache / f"{name}{end}").is_file() for end in ("", ".gz")):
                 _download(f"{url}/{name}.gz", cache / f"{name}.gz", corpus.carrier)
     elif not source.is_dir():
         _unpack(source, corpus.files, cache)
@@ -81,8 +81,10 @@ def _unpack(archive: Path, names: Container[str], folder: Path) -> None:
                 name = Path(member.name).name
                 if name.removesuffix(".gz") in names and (file := members.extractfile(member)):
                     _keep(file, folder / name)
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise ValueError(f"{archive} cannot be unpacked: {error}") from None
+    except OSError as error:
+        raise ValueError(f"{archive} cannot be unpacked: {error.strerror or error}") from None
+    except (EOFError, tarfile.TarError, zlib.error):
+        raise ValueError(f"{archive} cannot be unpacked: it is no tar archive, or not a whole one") from None
 
 
 def _keep(file: IO[bytes], path: Path) -> None:
