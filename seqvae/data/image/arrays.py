@@ -206,7 +206,7 @@ def _pictures(array: NDArray[Any]) -> NDArray[Any]:
         raise ValueError(f"pictures must be uint8, bool or floats in [0, 1], got {array.dtype}")
     if array.ndim == 3:
         array = array[..., None]
-    elif array.ndim == 4 and array.shape[3] not in CHANNELS:
+    elif array.ndim == 4 and array.shape[3] not in CHANNELS and array.shape[1] in CHANNELS:
         array = np.moveaxis(array, 1, 3)
     if array.ndim != 4 or array.shape[3] not in CHANNELS or array.size == 0:
         wanted = "[n height width], [n height width channels] or [n channels height width] with 1 or 3 channels"
