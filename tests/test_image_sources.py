@@ -433,8 +433,8 @@ def test_rows_without_a_picture_and_pictures_without_a_row_are_told(folder: Path
     report = prepared(folder, "\n".join(["file,label", *rows, "7.png,", "nowhere.png,kind 1", "../b/1.png,kind 1"]))
     assert labels(folder) == {**KINDS, "7.png": None, "8.png": None}
     assert rejected(folder.parent / "data") == [
-        ("nowhere.png", "named in labels.csv, but not there", "line 9"),
-        ("../b/1.png", "named in labels.csv, but not there", "line 10"),
+        ("nowhere.png", "named in labels.csv, but not there", "line 10"),
+        ("../b/1.png", "named in labels.csv, but not there", "line 11"),
     ]
     assert "2  pictures without a label" in report.table()
 
