@@ -1,23 +1,15 @@
-"""The recipes of named corpora: what they cut out of a text, what they fetch, and that they never trust a download."""
+"""The recipes of named corpora: what they cut out of a text, and that two do not prepare one root."""
 
-import gzip
-import hashlib
-import struct
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from data_prep import bible_bbe, fashion_mnist, wordnet
-from seqvae.data.dataset import WindowDataset, read_manifest
+from data_prep import bible_bbe, fashion_mnist, mnist, wordnet
+from seqvae.data.dataset import read_manifest
 from seqvae.data.preparation import hold
 from tests.helpers.processes import CONTEXT
 
@@ -149,126 +141,6 @@ def test_wordnet_is_read_synset_by_synset(tmp_path: Path, capsys: pytest.Capture
     assert not (tmp_path / "other").exists()
 
 
-def idx(array: NDArray[np.uint8]) -> bytes:
-    """Return an array in the idx format: two zero bytes, the type, the rank, the sizes, the values."""
-    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
-@pytest.fixture
-def arrays(monkeypatch: pytest.MonkeyPatch) -> dict[str, NDArray[np.uint8]]:
-    """A small world of the same form: 50 + 10 training pictures of which 10 become valid, and 8 test pictures."""
-    rng = np.random.default_rng(0)
-    contents = [rng.integers(0, 256, shape, np.uint8) for shape in ((60, 4, 4), (60,), (8, 4, 4), (8,))]
-    made = dict(zip(fashion_mnist.FILES, contents, strict=True))
-    monkeypatch.setattr(
-        fashion_mnist, "FILES", {name: hashlib.sha256(idx(array)).hexdigest() for name, array in made.items()}
-    )
-    monkeypatch.setattr(fashion_mnist, "VALID", 10)
-    monkeypatch.setattr(fashion_mnist, "DEBIAN", Path("nowhere"))
-    return made
-
-
-@pytest.fixture
-def mirror(tmp_path: Path, arrays: dict[str, NDArray[np.uint8]]) -> Path:
-    folder = tmp_path / "mirror"
-    folder.mkdir()
-    for name, array in arrays.items():
-        (folder / name).write_bytes(gzip.compress(idx(array)))
-    return folder
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def url(mirror: Path) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(mirror))) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-def test_the_pictures_are_fetched_checked_and_split(
-    tmp_path: Path, url: str, arrays: dict[str, NDArray[np.uint8]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = tmp_path / "data"
-    assert fashion_mnist.main(["--root", str(root), "--url", url, "--seed", "7"]) == 0
-    assert "seed 7" in capsys.readouterr().out
-    pictures, labels, test_pictures, test_labels = arrays.values()
-    origin = {"train": (pictures, labels), "t10k": (test_pictures, test_labels)}
-    seen = []
-    for split, count in (("train", 50), ("valid", 10), ("test", 8)):
-        dataset = WindowDataset(root, split)
-        assert len(dataset) == count
-        for index, (name, label) in enumerate(zip(dataset.names, dataset.column("label").tolist(), strict=True)):
-            part, place = name.split(":")
-            assert np.array_equal(dataset[index].numpy()[0], origin[part][0][int(place)])
-            assert label == origin[part][1][int(place)]
-            assert (split == "test") == (part == "t10k")
-        seen += dataset.names
-    assert len(set(seen)) == 68
-
-
-def test_a_folder_given_needs_no_network(tmp_path: Path, mirror: Path) -> None:
-    options = ["--root", str(tmp_path / "data"), "--source", str(mirror), "--url", "http://127.0.0.1:1"]
-    assert fashion_mnist.main(options) == 0
-
-
-def test_the_same_seed_draws_the_same_valid_set(tmp_path: Path, mirror: Path) -> None:
-    prints = []
-    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
-        fashion_mnist.main(["--root", str(tmp_path / name), "--source", str(mirror), "--seed", seed])
-        prints.append(read_manifest(tmp_path / name)["fingerprint"])
-    assert prints[0] == prints[1] != prints[2]
-
-
-def test_a_download_with_another_content_is_refused_before_use(
-    tmp_path: Path, url: str, mirror: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    name = next(iter(fashion_mnist.FILES))
-    (mirror / name).write_bytes(gzip.compress(idx(np.zeros((60, 4, 4), np.uint8))))
-    assert fashion_mnist.main(["--root", str(tmp_path / "data"), "--url", url]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert f"{name} has sha256" in error
-    assert f"expected {fashion_mnist.FILES[name]}" in error
-    assert not (tmp_path / "data" / "dataset.json").exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>", gzip.compress(b"x" * 1000, mtime=0)[:20]])
-def test_a_file_that_is_not_packed_is_named(
-    content: bytes, tmp_path: Path, mirror: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (mirror / "t10k-labels-idx1-ubyte.gz").write_bytes(content)
-    assert fashion_mnist.main(["--root", str(tmp_path / "data"), "--source", str(mirror)]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "t10k-labels-idx1-ubyte.gz" in error
-
-
-def test_a_server_without_the_file_is_one_line_with_the_address(
-    tmp_path: Path, url: str, mirror: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (mirror / "train-labels-idx1-ubyte.gz").unlink()
-    assert fashion_mnist.main(["--root", str(tmp_path / "data"), "--url", url]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert f"{url}/train-labels-idx1-ubyte.gz cannot be fetched" in error
-    assert "404" in error
-    assert not list((tmp_path / "data").rglob("*.tmp"))
-
-
-def test_a_prepared_dataset_is_not_made_again(tmp_path: Path, mirror: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--root", str(tmp_path / "data"), "--source", str(mirror)]
-    assert fashion_mnist.main(options) == 0
-    assert fashion_mnist.main(options) == 2
-    assert "already holds a prepared dataset" in capsys.readouterr().err
-
-
 def hold_until_told(root: Path, gate: Path) -> None:
     with hold(root):
         gate.touch()
@@ -276,11 +148,10 @@ def hold_until_told(root: Path, gate: Path) -> None:
             time.sleep(0.01)
 
 
-@pytest.mark.parametrize("recipe", [fashion_mnist, bible_bbe, wordnet])
+@pytest.mark.parametrize("recipe", [fashion_mnist, mnist, bible_bbe, wordnet])
 def test_a_recipe_does_not_touch_a_root_that_another_process_prepares(
     recipe: ModuleType,
     tmp_path: Path,
-    mirror: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -108,10 +108,13 @@ def add(commands: Commands) -> None:
         default="pretty_midi",
         help='symusic is faster by far (pip install "seqvae[fast]")',
     )
-    image = kind("image", "a folder of pictures; its sub-folders are labels")
-    image.add_argument("--size", default="64", help="64 or WIDTHxHEIGHT (default 64)")
-    image.add_argument("--channels", type=int, choices=(1, 3), default=3)
+    image = kind("image", "a folder of pictures (its sub-folders are labels), an idx file beside its labels, or .npz")
+    image.add_argument("--size", help="64 or WIDTHxHEIGHT (default 64; of arrays, as they are)")
+    image.add_argument("--channels", type=int, choices=(1, 3), help="1 is grey (default 3; of arrays, as they are)")
     image.add_argument("--binarize", action="store_true", help="black and white pixels, drawn anew each time")
+    image.add_argument("--labels", type=Path, metavar="FILE.csv", help="a picture and its label a row (CSV or TSV)")
+    image.add_argument("--file-column", metavar="NAME", help="the pictures' column in FILE.csv (default the first)")
+    image.add_argument("--label-column", metavar="NAME", help="the labels' column in FILE.csv (default the second)")
 
 
 def _prepare(options: argparse.Namespace) -> Report:

@@ -23,9 +23,10 @@ from seqvae.data import shards
 from seqvae.data.codec import Codec
 from seqvae.data.dataset import FORMAT, MANIFEST, SPLITS, fingerprint, sha256
 from seqvae.data.shards import Outcome, Record, Rejected, Shards, Source, Sources
-from seqvae.data.sources import digest_of, find_files, name_of, printable, split_of
+from seqvae.data.sources import SPLIT_NAMES, digest_of, find_files, name_of, printable, split_of, split_said
 
 __all__ = [  # all that a modality and a recipe need, in one place
+    "SPLIT_NAMES",
     "Outcome",
     "Record",
     "Rejected",
@@ -41,6 +42,7 @@ __all__ = [  # all that a modality and a recipe need, in one place
     "printable",
     "refuse_existing",
     "split_of",
+    "split_said",
     "told",
 ]
 

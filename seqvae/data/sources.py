@@ -5,6 +5,16 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+SPLIT_NAMES = {
+    "train": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "test": "test",
+    "t10k": "test",  # MNIST's
+}
+
 
 def find_files(source: Path, suffixes: Iterable[str] | None = None) -> list[Path]:
     """Return the files under `source` (or the file itself) in order, hidden ones left out.
@@ -49,9 +59,12 @@ def split_of(path: Path, source: Path) -> str | None:
     says two say none.
     """
     parts = path.relative_to(source).parts if path != source else ()
-    words = parts[:1] if len(parts) > 1 else parts[0].split(".") if parts else ()
-    names = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test"}
-    said = {names[word.lower()] for word in words if word.lower() in names}
+    return split_said(parts[:1] if len(parts) > 1 else parts[0].split(".") if parts else ())
+
+
+def split_said(words: Iterable[str]) -> str | None:
+    """Return the split that one of the words says, None when none does or two say different ones."""
+    said = {SPLIT_NAMES[word.lower()] for word in words if word.lower() in SPLIT_NAMES}
     return said.pop() if len(said) == 1 else None
 
 

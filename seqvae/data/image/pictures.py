@@ -1,0 +1,95 @@
+"""Picture files, whatever people call one: read as the eye sees them, or refused with a reason."""
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from seqvae.data.preparation import printable
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow knows others, some of which start programs
+MODES = {1: "L", 3: "RGB"}  # Pillow's names, by the number of channels
+CHANNELS = tuple(MODES)
+MOST_PIXELS = 64_000_000  # a larger picture is refused before it takes memory
+
+Pixels = NDArray[np.uint8]
+
+
+def read_picture(path: Path, channels: int = 3) -> Pixels:
+    """Return a picture file's pixels [height width channels], upright, as the eye sees them on a white ground.
+
+    What is in the file counts, not its ending. Grey is ITU-R 601 luma; of an animation the first frame; 16 bits a
+    channel are scaled to 8. Raises ValueError, with the file and the reason, for whatever cannot be read whole.
+    """
+    try:
+        return _read(path, channels)
+    except Exception as error:  # Pillow raises a dozen types for hostile files
+        raise ValueError(f"{printable(str(path))}: {reason_of(error, path)}") from None
+
+
+def reason_of(error: Exception, path: Path) -> str:
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return printable(" ".join(text.split()).replace(repr(str(path)), "it")) or type(error).__name__
+
+
+def _read(path: Path, channels: int) -> Pixels:
+    if not path.is_file():
+        raise ValueError("no such file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd metadata
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path, formats=FORMATS) as picture:
+            if picture.width * picture.height > MOST_PIXELS:  # known from the header, before any pixel is read
+                raise ValueError(f"{picture.width} x {picture.height} is more than {MOST_PIXELS:,} pixels")
+            picture.load()
+            ImageOps.exif_transpose(picture, in_place=True)
+            return _from_pillow(_on_white(picture).convert(MODES[channels]))
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    """Return a picture of 8 bits a channel without transparency."""
+    if picture.mode.startswith(("I", "F")):  # convert("L") would clip 16 bits at 255
+        values = np.array(picture, np.float32)
+        np.nan_to_num(values, copy=False, posinf=0, neginf=0)
+        most = 65535.0 if picture.mode.startswith("I") else max(1.0, float(values.max(initial=0)))
+        values *= 255 / most
+        picture = Image.fromarray(values.clip(0, 255, out=values).round(out=values).astype(np.uint8))
+    if picture.has_transparency_data:
+        above = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+        ground = Image.new("RGB", above.size, "white")
+        ground.paste(above, mask=above)
+        return ground
+    return picture.convert("RGB") if picture.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV") else picture
+
+
+def resized(item: Pixels, height: int, width: int) -> Pixels:
+    """Return a picture cut to the proportions of another size about its centre, then brought to that size."""
+    return _from_pillow(ImageOps.fit(_to_pillow(item), (width, height), Image.Resampling.LANCZOS))
+
+
+def recoloured(item: Pixels, channels: int) -> Pixels:
+    """Return a picture with as many channels: grey as ITU-R 601 luma, or colour."""
+    return item if item.shape[2] == channels else _from_pillow(_to_pillow(item).convert(MODES[channels]))
+
+
+def _to_pillow(item: Pixels) -> Image.Image:
+    return Image.fromarray(item[..., 0] if item.shape[2] == 1 else item)
+
+
+def _from_pillow(picture: Image.Image) -> Pixels:
+    values = np.asarray(picture, np.uint8)
+    return values[..., None] if values.ndim == 2 else values
+
+
+def write_png(path: Path, array: Pixels) -> None:
+    """Write an array [height width 1 or 3] as a PNG file, beside its place and then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _to_pillow(array).save(temporary, format="PNG")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
