@@ -1,6 +1,8 @@
 """Train from a checkout: python train.py experiment=melody (the same as `seqvae train`)."""
 
-from seqvae.harness.launch import main
+import sys
+
+from seqvae.cli import main
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(["train", *sys.argv[1:]]))

@@ -47,6 +47,8 @@ def read_splits(info: Path) -> list[tuple[str, str]]:
         raise ValueError(f"{info} cannot be read ({error.strerror}); it comes with the dataset") from None
     except KeyError as error:
         raise ValueError(f"{info} has no column {error}") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{info} is no table ({error})") from None
     for name, split in rows:
         if split not in SPLITS:
             raise ValueError(f"{info}: the split of {name} must be one of {', '.join(SPLITS)}, got {split!r}")

@@ -26,7 +26,7 @@ from safetensors.torch import save
 import seqvae.latent
 from seqvae.cli import main
 from seqvae.cli.prepare import add as add_prepare
-from seqvae.cli.writing import one_line, write_lines
+from seqvae.cli.writing import shown_line, write_lines
 from seqvae.data import SentencePieceTokenizer
 from seqvae.data.dataset import WindowDataset
 from seqvae.data.image import prepare_image
@@ -252,7 +252,7 @@ def test_copies_of_training_items_are_dropped(run: Run, capsys: Capture, monkeyp
 def test_a_file_of_lines_is_whole_or_not_there() -> None:
     def broken() -> Iterator[str]:
         yield "one"
-        assert [path.name for path in Path().iterdir()] == [".out.txt.tmp"]
+        assert [path.name for path in Path().iterdir()] == [f".out.txt.{os.getpid()}.tmp"]
         raise ValueError("no more")
 
     with pytest.raises(ValueError, match="no more"):
@@ -271,9 +271,10 @@ def test_lines_are_written_as_they_come(capsys: Capture) -> None:
 
 def test_an_item_is_one_line_that_no_terminal_obeys() -> None:
     assert (
-        one_line("a\tna\u00efve \u05e9 \U0001f469\u200d\U0001f680") == "a\tna\u00efve \u05e9 \U0001f469\u200d\U0001f680"
+        shown_line("a\tna\u00efve \u05e9 \U0001f469\u200d\U0001f680")
+        == "a\tna\u00efve \u05e9 \U0001f469\u200d\U0001f680"
     )
-    assert one_line("a\nb\r\nc \x1b[2J \x00 \x9b") == "a b c \ufffd[2J \ufffd \ufffd"
+    assert shown_line("a\nb\r\nc \x1b[2J \x00 \x9b") == "a b c \ufffd[2J \ufffd \ufffd"
 
 
 def test_no_command_that_writes_lines_can_break_one_or_move_a_terminal(
@@ -285,14 +286,27 @@ def test_no_command_that_writes_lines_can_break_one_or_move_a_terminal(
     assert capsys.readouterr().out == (tmp_path / "lines.txt").read_text() == "-1.00\ta b\n\ufffd[2J\n"
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
-    code = "import sys; from seqvae.cli import main; sys.exit(main(['completion', 'bash']))"
+@pytest.mark.parametrize(
+    ("arguments", "buffered"),
+    [
+        ("completion bash", True),
+        ("list", True),
+        ("list", False),
+        ("--help", True),
+        ("sample --help", True),
+        ("train --help", True),
+        ("train --help", False),
+        ("train --cfg all", False),
+    ],
+)
+def test_a_reader_that_leaves_is_no_error(arguments: str, buffered: bool) -> None:
+    code = f"import sys; from seqvae.cli import main; sys.exit(main({arguments.split()}))"
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-        command = [sys.executable, "-c", code]
-        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=60, env=buffered)
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        command = [sys.executable, *([] if buffered else ["-u"]), "-c", code]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=240, env=environment)
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -700,7 +714,11 @@ TEXT = "the cat saw a ring"
         (["attribute", "{run}", "--with", "train:label=a", "--without", TEXT, "-o", "v"], "has no column 'label'"),
         (["neighbors", "{run}", TEXT, "--corpus", "nowhere.npy"], "nowhere.npy cannot be read as latents"),
         (["neighbors", "{run}", TEXT, "-k", "0"], "k must be between 1 and the"),
-        (["encode", "{run}", TEXT, "-o", "nowhere/z.npy"], "nowhere"),
+        (["attribute", "{run}", "--with", TEXT, "--without", TEXT, "-o", "v"], "have the same mean latent"),
+        (["encode", "{run}", TEXT, "-o", "nowhere/z.npy"], "nowhere/z.npy cannot be written: No such file"),
+        (["encode", "{run}", TEXT, "-o", "empty"], "empty cannot be written: Is a directory"),
+        (["sample", "{run}", "--seed", "-1"], "seed must be from 0 to 9223372036854775807, got -1"),
+        (["sample", "{run}", "--seed", str(10**20)], "seed must be from 0 to 9223372036854775807, got 1"),
         (["evaluate", "{run}", "--limit", "0"], "limit must be a positive int, got 0"),
         (["evaluate", "{run}", "--rows", "0"], "rows must be"),
         (["evaluate", "{run}", "--importance-samples", "-1"], "importance_samples must be"),
@@ -711,6 +729,7 @@ TEXT = "the cat saw a ring"
         (["prepare", "midi", "empty", "--root", "d"], "no files"),
         (["prepare", "image", "empty", "--root", "d"], "no files"),
         (["prepare", "text", "empty", "--root", "d"], "no files"),
+        (["prepare", "midi", "nowhere", "--root", "d"], "no such file or folder: nowhere"),
         (["prepare", "text", "nowhere", "--root", "d"], "no such file or folder: nowhere"),
         (["prepare", "text", "a.csv", "--root", "d"], "a.csv ends in .csv: say which column holds the text (--column)"),
         (["prepare", "text", "a.csv", "--root", "d", "--column", "c"], "(1 x no column 'c': it has id, text)"),
@@ -730,6 +749,24 @@ def test_a_mistake_is_one_line(arguments: list[str], message: str, get_run: GetR
 
 def test_items_that_are_files_need_a_directory(get_run: GetRun, capsys: Capture) -> None:
     assert "-o OUT is needed" in refused(capsys, "sample", get_run("melody").path, "-n", 1)
+    Path("a.txt").write_text("mine")
+    for output in ("a.txt", "a.txt/b"):
+        error = refused(capsys, "sample", get_run("melody").path, "-n", 1, "-o", output)
+        assert f"-o OUT must be a directory for the files, and {output} cannot be one" in error
+    assert Path("a.txt").read_text() == "mine"
+
+
+def test_an_input_without_music_is_named(get_run: GetRun, capsys: Capture) -> None:
+    run = get_run("melody")
+    kit = pretty_midi.Instrument(0, is_drum=True)
+    kit.notes.append(pretty_midi.Note(90, 36, 0.0, 0.5))
+    midi = pretty_midi.PrettyMIDI()
+    midi.instruments.append(kit)
+    midi.write("beat.mid")
+    tune = run.world.inputs[0]
+    for command in (["reconstruct", tune, "beat.mid"], ["interpolate", tune, "beat.mid"], ["similar", "beat.mid"]):
+        error = refused(capsys, command[0], run.path, *command[1:], "-o", "out")
+        assert "beat.mid: no melody to encode: no instrument but drums plays" in error
 
 
 def test_train_trains_and_refuses_a_run_directory_in_use(get_world: GetWorld, capsys: Capture) -> None:

@@ -15,7 +15,8 @@ from seqvae.cli import main
 from seqvae.data import load_codec
 from seqvae.data.dataset import WindowDataset, read_manifest
 from seqvae.data.midi import DrumTokenizer, prepare_midi, read_midi, read_song
-from seqvae.data.midi.drums import CLASSES, KEYS, beats_of, drum_windows
+from seqvae.data.midi.drums import KEYS, beats_of, drum_windows
+from seqvae.data.midi.percussion import CLASSES
 from tests.conftest import GetRun
 from tests.helpers.midi import Notes, song
 
@@ -188,10 +189,37 @@ def test_a_folder_is_prepared_and_the_report_says_one_reason_for_what_is_not(tmp
 
 def test_a_folder_of_drums_has_no_melody(tmp_path: Path) -> None:
     write(tmp_path / "songs" / "a.mid", drums((0, 36), (4, 38), (8, 36)))
-    with pytest.raises(ValueError, match=r"every item was rejected \(1 x no instrument but drums plays\)"):
+    rejected = r"every item was rejected \(1 x no instrument but drums plays\)"
+    with pytest.raises(ValueError, match=rf"{rejected}; 1 of 1 files hold drums only: use --kind drums"):
         prepare_midi(tmp_path / "songs", tmp_path / "data")
     with pytest.raises(ValueError, match="part must be one of melody, drums, trio, got 'harp'"):
         prepare_midi(tmp_path / "songs", tmp_path / "data", part="harp")
+
+
+def test_a_folder_of_melodies_has_no_drums(tmp_path: Path) -> None:
+    write(tmp_path / "songs" / "a.mid", song([(0, 4, 60), (4, 8, 62), (8, 12, 64)]))
+    with pytest.raises(
+        ValueError, match=r"no drums play \(channel 10\)\); 1 of 1 files hold no drums: use --kind melody"
+    ):
+        prepare_midi(tmp_path / "songs", tmp_path / "data", part="drums")
+
+
+@pytest.mark.parametrize(("beats", "advised"), [(7, ["7 of 12 files hold drums only: use --kind drums"]), (5, [])])
+def test_another_kind_is_advised_where_it_would_keep_more(tmp_path: Path, beats: int, advised: list[str]) -> None:
+    for number in range(12):
+        tune: Notes = [(4 * n, 4 * n + 4, 60 + n * number % 7) for n in range(8)]
+        data = drums(*[(step, 36) for step in range(0, 32, 4)]) if number < beats else song(tune)
+        write(tmp_path / "songs" / f"{number}.mid", data)
+    assert prepare_midi(tmp_path / "songs", tmp_path / "data").fixes == advised
+
+
+def test_what_is_advised_is_a_metre_that_drums_can_have(tmp_path: Path) -> None:
+    for number in range(5):
+        beat = [(step, KEYS[step * number % 9]) for step in range(0, 48, 2)]
+        write(tmp_path / "songs" / f"{number}.mid", drums(*beat, meters={0: (3, 4)} if number < 2 else {}))
+    report = prepare_midi(tmp_path / "songs", tmp_path / "data", part="drums")
+    assert report.fixes == ["2 of 5 files are in 3/4: use --meter folded"]
+    assert prepare_midi(tmp_path / "songs", tmp_path / "all", part="drums", meter="folded").kept == 5
 
 
 def groove_of(folder: Path) -> Path:
@@ -224,6 +252,7 @@ def test_the_groove_recipe_keeps_the_split_of_info_csv(tmp_path: Path, capsys: p
     [
         (None, "info.csv cannot be read (No such file or directory)"),
         ("a,b\n1,2\n", "info.csv has no column 'midi_filename'"),
+        (f"midi_filename,split\n{'a' * 200_000},train\n", "info.csv is no table (field larger than field limit"),
         ("midi_filename,split\na.mid,some\n", "the split of a.mid must be one of train, validation, test, got 'some'"),
     ],
 )
@@ -247,6 +276,23 @@ def test_the_commands_take_drums_in_and_give_drums_out(get_run: GetRun, tmp_path
     assert len(list(tmp_path.glob("same/reconstruction-*.mid"))) == 1
     for path in tmp_path.glob("samples/*.mid"):
         assert {part.is_drum for part in read_midi(path).instruments} == {True}
+
+
+@pytest.mark.parametrize("experiment", ["drums", "trio"])
+def test_a_sample_is_as_many_bars_as_are_asked_for(experiment: str, get_run: GetRun, tmp_path: Path) -> None:
+    run, bars = get_run(experiment), 2 * 3
+    assert main(["sample", str(run.path), "-n", "2", "--bars", str(bars), "-o", str(tmp_path / "long")]) == 0
+    for path in (tmp_path / "long").glob("sample-?.mid"):
+        (kit,) = (part for part in read_midi(path).instruments if part.is_drum)
+        struck = {int(note.start / 0.125 + 0.5) // 16 for note in kit.notes}
+        assert struck == set(range(bars))  # a model of four steps strikes in every bar
+
+
+def test_an_item_without_a_beat_is_a_rest_of_a_window_in_a_chain(tmp_path: Path) -> None:
+    beat = CODEC.join([steps((0, KICK), (20, SNARE))])
+    again = CODEC.chain([CODEC.join([steps()]), beat, beat])
+    assert again is not None
+    assert [int(note.start / 0.125 + 0.5) for note in again.instruments[0].notes] == [32, 52, 64, 84]
 
 
 def test_an_evaluation_prints_the_drums_scores(get_run: GetRun, capsys: pytest.CaptureFixture[str]) -> None:

@@ -238,6 +238,11 @@ def test_what_magenta_music_cannot_run_is_named(options: dict[str, Any], message
     assert not list(tmp_path.iterdir())
 
 
+def test_windows_of_several_lengths_have_no_converter_of_magenta_music(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="meter is any; @magenta/music runs models of windows of one length"):
+        export_magenta(flat(), MelodyTokenizer(meter="any"), tmp_path)
+
+
 def test_a_prior_that_magenta_music_does_not_draw_from_is_named(tmp_path: Path) -> None:
     vae = flat()
     vae.prior = MixtureOfGaussians(4, components=2)

@@ -345,6 +345,10 @@ def test_a_picture_without_matplotlib_is_refused_before_any_work(
         (["--table", "-n", "0"], "n must be positive, got 0"),
         (["--table", "--strength", "nan"], "strength must be finite, got nan"),
         (["--table", "--limit", "0"], "limit must be positive, got 0"),
+        (["--table", "--orthogonal-to", "v"], "--orthogonal-to is not for --table; leave it out"),
+        (["--by", "note_density", "-o", "v", "--strength", "2"], "--strength is for --table; leave it out"),
+        (["--by", "note_density", "-o", "v", "-n", "8"], "-n is for --table; leave it out"),
+        (["--with", "test:0", "--without", "test:1", "-o", "v", "--json"], "--json is for --table; leave it out"),
         (["--table", "-o", "table.txt"], "-o of --table is a picture, FILE.png, got table.txt"),
     ],
 )

@@ -295,6 +295,7 @@ def test_a_file_without_the_track_says_which_it_has(tmp_path: Path) -> None:
         ({"max_bent": 2}, "max_bent must be a share from 0 to 1, got 2"),
         ({"steps_per_quarter": 6}, "steps_per_quarter must be 4 or 12, got 6"),
         ({"tracks": "9-1"}, "programs must be from 0 to 127 in order, got '9-1'"),
+        ({"tracks": ""}, "tracks must be all, skyline, names or programs such as 0-31, got ''"),
         ({"min_notes": True}, "min_notes must be a positive int, got True"),
     ],
 )

@@ -348,7 +348,11 @@ def test_a_page_holds_every_note(trio: pretty_midi.PrettyMIDI) -> None:
     (drums,) = (voice for voice in item["voices"] if voice["drums"])
     assert [note[0] for note in drums["notes"]] == [note[0] for note in quarters(trio, drums=True)]
     assert {note[3] for note in drums["notes"]} == {80}
-    assert [drum["name"] for drum in music(page("trio", [trio], ["one"]))["drums"]] == ["closed hat", "snare", "kick"]
+    assert [drum["name"] for drum in music(page("trio", [trio], ["one"]))["drums"]] == [
+        "closed hi-hat",
+        "snare",
+        "kick",
+    ]
     assert item["bars"] == [0, 4]
     assert item["clock"] == [[0, 0], [8, pytest.approx(8 * 60 / 90, abs=1e-4)]]
 

@@ -21,7 +21,7 @@ from seqvae.data.midi import (
     read_midi,
     read_song,
 )
-from seqvae.data.midi.band import trio_windows
+from seqvae.data.midi.band import TOO_MANY, trio_windows
 from seqvae.data.midi.extracting import Extracted
 from tests.conftest import GetRun
 from tests.helpers.midi import Notes, song
@@ -109,6 +109,30 @@ def test_every_melody_stands_with_every_bass_and_other_programs_are_left_out(tmp
     )
     found = [(pitches(one[:, 0]), pitches(one[:, 1])) for one in extract(tmp_path, data).windows]
     assert found == [({60}, {40}), ({60}, {45}), ({65}, {40}), ({65}, {45})]
+
+
+def test_a_crowd_of_instruments_makes_no_more_than_the_first_trios(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [(PIANO, quarters(60, 0, 1)), (GUITAR, quarters(65, 0, 1)), (BASS, quarters(40, 0, 1))]
+    data = band(*parts, (39, quarters(45, 0, 1)), drums=strokes(36, 0, 1))
+    everything = extract(tmp_path, data)
+    monkeypatch.setattr("seqvae.data.midi.band.MOST_TRIOS", 3)
+    found = extract(tmp_path, data)
+    assert [one.tolist() for one in found.windows] == [one.tolist() for one in everything.windows[:3]]
+    assert (everything.counted[TOO_MANY], found.counted[TOO_MANY]) == (0, 1)
+
+
+def test_steps_that_a_trio_cannot_have_are_not_advised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(3):
+        tune = [(n * 4 / 3, (n + 1) * 4 / 3, 60 + n * number % 7) for n in range(24)]
+        data = band((PIANO, tune), (BASS, quarters(40, 0, 1)), drums=strokes(36, 0, 1))
+        (tmp_path / f"{number}.mid").write_bytes(data)
+    with caplog.at_level("WARNING"):
+        report = prepare_midi(tmp_path, tmp_path / "root", part="trio")
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.endswith("off the grid of 4 steps a quarter note and are bent to it")
+    assert report.fixes == []
 
 
 def test_parts_of_different_time_signatures_are_not_put_side_by_side(tmp_path: Path) -> None:

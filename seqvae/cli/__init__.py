@@ -34,6 +34,24 @@ DESCRIPTION = "Train variational autoencoders on images, text or MIDI, and use w
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code. What a user got wrong is one line on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    command = " ".join(["seqvae", *arguments[:1]])
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()  # of --help, too; here a closed pipe is no error yet
+    except KeyboardInterrupt:
+        print(f"{command}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # an OSError too, so it comes first
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python would complain at its end
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["train"]:
         return train.run(arguments[1:])  # all of it is Hydra's
     if arguments[:1] == [completion.QUESTION]:
@@ -42,18 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        options.run(options)
-        sys.stdout.flush()  # here a closed pipe is no error yet
-    except KeyboardInterrupt:
-        print(f"seqvae {options.command}: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # an OSError too, so it comes first
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python would complain at its end
-        return 0
-    except (ValueError, OSError) as error:
-        print(f"seqvae {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    options.run(options)
     return 0
 
 

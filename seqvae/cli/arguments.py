@@ -170,7 +170,9 @@ def strategy(options: argparse.Namespace, default: float | None = None) -> Any:
 
 
 def seed(options: argparse.Namespace) -> None:
-    """Seed what is drawn with --seed."""
+    """Seed what is drawn with --seed. Raises ValueError for a number that seeds nothing."""
     import torch
 
+    if not 0 <= options.seed < 2**63:
+        raise ValueError(f"seed must be from 0 to {2**63 - 1}, got {options.seed}")
     torch.manual_seed(options.seed)

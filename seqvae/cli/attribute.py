@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from seqvae.harness.config import Trained
     from seqvae.latent.attributes import AttributeTable
 
+COUNT = 256
+
 
 def add(commands: Commands) -> None:
     """Add the command."""
@@ -40,7 +42,7 @@ def add(commands: Commands) -> None:
         help="instead: how each named attribute changes under the vector of each; -o FILE.png draws it",
     )
     attribute.add_argument(
-        "-n", type=int, default=256, help="of --table: windows of the test split that are moved (default 256)"
+        "-n", type=int, default=COUNT, help=f"of --table: windows of the test split that are moved (default {COUNT})"
     )
     attribute.add_argument("--strength", type=float, default=1.0, help="of --table: of each vector (default 1)")
     attribute.add_argument("--json", action="store_true", help="of --table: print JSON instead")
@@ -59,12 +61,22 @@ def _attribute(options: argparse.Namespace) -> None:
     ways = [options.table, options.by is not None, sets != [None, None]]
     if sum(ways) != 1 or (None in sets) != (sets == [None, None]):
         raise ValueError("one of --with INPUT --without INPUT, --by NAME or --table is wanted")
+    _refuse_others(options)
     if options.table:
         _table(options, open_latent(options))
         return
     if options.output is None:
         raise ValueError("-o OUT is needed: a file for the vector")
     _vector(options, open_latent(options))
+
+
+def _refuse_others(options: argparse.Namespace) -> None:
+    """Raise ValueError for options that would do nothing."""
+    of_table = {"-n": options.n != COUNT, "--strength": options.strength != 1, "--json": options.json}
+    idle = {"--orthogonal-to": bool(options.orthogonal_to)} if options.table else of_table
+    for name, given in idle.items():
+        if given:
+            raise ValueError(f"{name} is {'not for' if options.table else 'for'} --table; leave it out")
 
 
 def _vector(options: argparse.Namespace, trained: Trained) -> None:
@@ -92,6 +104,8 @@ def _vector(options: argparse.Namespace, trained: Trained) -> None:
             sets.append(windows)
             facts |= {name: sources, f"{name}_items": len(read), f"{name}_windows": len(windows)}
         vector = latent.attribute(trained.vae, trained.codec, sets[0], sets[1], others)
+    if not vector.any():
+        raise ValueError("the items with the attribute have the same mean latent as those without it")
     write_whole(options.output, pack_vector(vector, weights, facts))
     print(*used, f"a vector of length {vector.norm():.3f} written to {options.output}", sep="\n", file=sys.stderr)
 

@@ -79,10 +79,11 @@ def expand_all(options: argparse.Namespace, trained: Trained, sources: Sequence[
 
 
 def expand_one(options: argparse.Namespace, trained: Trained, source: str) -> Input:
-    """Return what an INPUT names that is one item. Raises ValueError when it names more."""
+    """Return what an INPUT names that is one item. Raises ValueError when it names more, or what cannot be encoded."""
     named = expand(options, trained, source)
     if len(named) != 1:
         raise ValueError(f"{source} must be one item, got {len(named)}")
+    named[0].windows()
     return named[0]
 
 
@@ -171,7 +172,11 @@ def _read(codec: Codec[Any], path: str) -> Any:
 
 
 def _windows(codec: Codec[Any], path: str) -> list[Tensor]:
-    return codec.windows(_read(codec, path))
+    item = _read(codec, path)
+    try:
+        return codec.windows(item)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _joined(codec: Codec[Any], dataset: WindowDataset, place: int) -> Any:

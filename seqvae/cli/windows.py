@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from seqvae.cli.arguments import Commands
+from seqvae.cli.writing import whole
 
 
 def add(commands: Commands) -> None:
@@ -34,15 +34,9 @@ def _run(options: argparse.Namespace) -> None:
         for line in lines:
             print(line)
         return
-    path = Path(options.jsonl)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    print(f"{path} written", file=sys.stderr)
+    with whole(Path(options.jsonl)) as file:
+        file.writelines(f"{line}\n".encode() for line in lines)
+    print(f"{options.jsonl} written", file=sys.stderr)
 
 
 def _lines(root: Path, split: str) -> Iterator[str]:

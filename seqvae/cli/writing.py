@@ -54,7 +54,10 @@ def write_items(
     if options.output in (None, "-"):
         raise ValueError("-o OUT is needed: a directory for the files")
     folder = Path(options.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"-o OUT must be a directory for the files, and {folder} cannot be one") from None
     shown = []
     for number, item in enumerate(items, 1):
         path = folder / f"{stem}-{number:0{len(str(count))}d}{trained.codec.suffix}"
@@ -81,14 +84,16 @@ def write_items(
     _write_together(trained, folder / stem, [one.item for one in shown], picture, columns)
 
 
-def one_line(text: str) -> str:
+def shown_line(text: str) -> str:
     """Return a text as one line, with a mark for what a terminal would obey; drawn bytes can spell it."""
-    return re.sub(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]", "\ufffd", " ".join(text.splitlines()))
+    from seqvae.data.text.tokenizer import one_line
+
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]", "\ufffd", one_line(text))
 
 
 def write_lines(lines: Iterable[str], output: str | None) -> None:
     """Write texts, a line each, as they come to a file, which is there whole or not at all, or to standard output."""
-    lines = map(one_line, lines)
+    lines = map(shown_line, lines)
     if output in (None, "-"):
         for line in lines:
             sys.stdout.write(f"{line}\n")
@@ -103,14 +108,29 @@ def write_lines(lines: Iterable[str], output: str | None) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a file beside its place and rename it at the end: it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Open a file beside its place and rename it at the end: it is there whole or not at all.
+
+    Raises:
+        OSError: where there can be none; it names the file itself.
+    """
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
-        with temporary.open("wb") as file:
+        with _named(path):
+            file = temporary.open("wb")
+        with file:
             yield file
-        temporary.replace(path)
+        with _named(path):
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager

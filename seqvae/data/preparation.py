@@ -256,7 +256,8 @@ def _write(
         survey = _Survey.of(_kept(itertools.chain(earlier, outcomes), file, report), seed, dtype)
     if not survey.given:
         reasons = "; ".join(f"{count} x {rule}" for rule, count in report.rejected.most_common(3)) or "no items found"
-        raise ValueError(f"nothing to prepare for {root}: every item was rejected ({reasons})")
+        help = "".join(f"; {fix}" for fix in (advise(report) if advise else []))
+        raise ValueError(f"nothing to prepare for {root}: every item was rejected ({reasons}){help}")
     records = (outcome for outcome in outcomes if isinstance(outcome, Record))
     _write_splits(temporary, records, survey, dtype, drop_repeats, report)
     (temporary / "codec").mkdir()

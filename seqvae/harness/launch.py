@@ -127,6 +127,9 @@ def main(command: list[str] | None = None) -> int:
     """Run `train` under Hydra on sys.argv; return the exit code. What a user got wrong is one line on stderr.
 
     `command` is the command line that starts other ranks, where sys.argv is not it.
+
+    Raises:
+        BrokenPipeError: when what is printed cannot be written any more.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
     logging.basicConfig(**LOGGING)
@@ -161,6 +164,8 @@ def main(command: list[str] | None = None) -> int:
             if jobs:
                 print(table(jobs))
             failures += [f"{job.run_dir}: {job.error}" for job in jobs if job.error is not None]
+        except BrokenPipeError:  # who reads what Hydra prints has left, which is no failure
+            raise
         except FAILURES as error:
             failures.append(str(error))
         except RecursionError:

@@ -1,8 +1,9 @@
 """Who plays melody, bass and drums in a song, and windows of all three side by side."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from itertools import pairwise, product
+from itertools import islice, pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +20,11 @@ from seqvae.data.midi.tracks import Tracks
 MELODY, BASS, DRUMS = range(3)  # the parts of a step
 PARTS = ("melody", "bass", "drums")
 PROGRAMS = (range(32), range(32, 40))  # of melody and bass, counted from 0 as General MIDI's bytes are
+MOST_TRIOS = 64  # of one stretch of a song; a hundred melodies by a hundred basses would be thousands
 MOST_SILENT_BARS = 2  # between bars that a part plays in, which then count as played in
 
 _MISSING = ("no melody plays (programs 0 to 31)", "no bass plays (programs 32 to 39)", NO_DRUMS)
+TOO_MANY = f"trios left out: beyond the first {MOST_TRIOS} of a stretch of a song"
 _NEVER_TOGETHER = "melody, bass and drums never play together"
 
 
@@ -130,13 +133,14 @@ def count_notes(windows: NDArray[np.uint16]) -> NDArray[np.int64]:
 def trio_windows(song: Song, *, bars: int = 2, meter: str = "strict", min_notes: int = 3) -> Extracted:
     """Return every window that starts on a bar and in all bars of which all three parts play.
 
-    A part plays on in a silence of up to two bars. Where several instruments can play a part, each of them does.
-    Windows with fewer than `min_notes` notes and strokes are left out.
+    A part plays on in a silence of up to two bars. Where several instruments can play a part, each of them does, in the
+    first 64 trios that they make. Windows with fewer than `min_notes` notes and strokes are left out.
     """
     sections, dropped, counted, key = sections_of(song, meter, bars)
     windows = []
     for section in sections:
-        for trio in product(*section.voices):
+        counted[TOO_MANY] += max(0, math.prod(map(len, section.voices)) - MOST_TRIOS)
+        for trio in islice(product(*section.voices), MOST_TRIOS):
             together = np.logical_and.reduce([voice.played for voice in trio])
             chosen = [bar for bar in range(len(together) - bars + 1) if together[bar : bar + bars].all()]
             if chosen:

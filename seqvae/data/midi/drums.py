@@ -4,7 +4,6 @@ import hashlib
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,28 +13,14 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae.data.codec import Codec, Preview, strip
+from seqvae.data.codec import strip
 from seqvae.data.midi.extracting import Extracted, with_notes
-from seqvae.data.midi.items import VELOCITY, is_int, new_song, write_midi
+from seqvae.data.midi.items import VELOCITY, MidiCodec, is_int, new_song
 from seqvae.data.midi.melody import BAR, BENT, ONSETS, STEPS_A_BEAT, on_grid, places_of, refused_windows
 from seqvae.data.midi.meters import COMMON, stretches
 from seqvae.data.midi.notes import PITCH, START, Song, song_of
-from seqvae.data.midi.preview import documents, piano_rolls, play
-from seqvae.data.midi.reading import read_midi
+from seqvae.data.midi.percussion import CLASSES
 
-# Every percussion key of General MIDI 1 and 2, and the hi-hat edges of electronic kits (22, 26), by what it sounds
-# like. A combination's number has bit i for class i, and a class is written as its first key: both as in Magenta.
-CLASSES: dict[str, tuple[int, ...]] = {
-    "kick": (36, 35),
-    "snare": (38, 27, 28, 31, 32, 33, 34, 37, 39, 40, 56, 65, 66, 75, 85),
-    "closed hi-hat": (42, 22, 44, 54, 68, 69, 70, 71, 73, 78, 80),
-    "open hi-hat": (46, 26, 67, 72, 74, 79, 81),
-    "low tom": (45, 29, 41, 43, 61, 64, 84),
-    "mid tom": (48, 47, 60, 63, 77, 86, 87),
-    "high tom": (50, 30, 62, 76, 83),
-    "crash": (49, 52, 55, 57, 58),
-    "ride": (51, 53, 59, 82),
-}
 KEYS = tuple(keys[0] for keys in CLASSES.values())
 COMBINATIONS = 2 ** len(CLASSES)
 METERS = ("strict", "folded")
@@ -87,7 +72,7 @@ def beats_of(midi: pretty_midi.PrettyMIDI | Song, meter: str = "strict", bars: i
     return result
 
 
-class DrumTokenizer(Codec[pretty_midi.PrettyMIDI]):
+class DrumTokenizer(MidiCodec):
     """Drums as one of 512 combinations a sixteenth note, after MusicVAE (Roberts et al., 2018).
 
     A combination's number has bit i set where class i of CLASSES is struck. All drum tracks of a song are one kit;
@@ -96,9 +81,6 @@ class DrumTokenizer(Codec[pretty_midi.PrettyMIDI]):
     Windows that hold at least one stroke each, the first of them in the first bar, come back unchanged from
     `windows(join(...))`.
     """
-
-    suffix = ".mid"
-    endings = (".mid", ".midi", ".rmi", ".kar")
 
     def __init__(self, *, bars: int = 2, meter: str = "strict") -> None:
         if not is_int(bars) or bars < 1:
@@ -146,9 +128,6 @@ class DrumTokenizer(Codec[pretty_midi.PrettyMIDI]):
         names = np.array([*CLASSES])
         return {"strokes": [names[struck.bool().numpy()].tolist() for struck in _struck(tensor)]}
 
-    def sizes(self, tensor: Tensor) -> dict[str, int]:
-        return {"step": len(tensor)}
-
     def score(self, truth: Sequence[Tensor], predicted: Sequence[Tensor]) -> dict[str, float]:
         """Return the share of equal steps, and precision, recall and F1 of strokes by class and step."""
         equal = steps = hits = struck = guessed = 0
@@ -163,31 +142,9 @@ class DrumTokenizer(Codec[pretty_midi.PrettyMIDI]):
             "note_f1": 2 * hits / max(struck + guessed, 1),
         }
 
-    def read(self, source: str) -> list[pretty_midi.PrettyMIDI]:
-        return [read_midi(Path(source))]
-
-    def write(self, item: pretty_midi.PrettyMIDI, path: Path) -> None:
-        write_midi(item, path)
-
-    def chain(self, items: Sequence[pretty_midi.PrettyMIDI]) -> pretty_midi.PrettyMIDI | None:
-        """Return the items' beats one after another, each from a window of its own on; an empty item is a rest."""
-        rest = torch.zeros(self.bars * BAR, dtype=torch.int64)
-        heard = [bool(beats_of(item, self.meter, self.bars).beats) for item in items]
-        rows = [self.windows(item) if sounds else [rest] for item, sounds in zip(items, heard, strict=True)]
-        like = items[heard.index(True)] if any(heard) else None
-        return self.join([window for row in rows for window in row], like=like)
-
     def magenta_converter(self) -> dict[str, Any]:
         """Return Magenta's DrumsOneHotConverter, which has the same classes."""
         return {"type": "DrumsOneHotConverter", "args": {"numSteps": self.bars * BAR}}
-
-    def preview(self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None) -> Preview:
-        return Preview(image=piano_rolls(items, columns), audio=play(items))
-
-    def documents(
-        self, items: Sequence[pretty_midi.PrettyMIDI], title: str, captions: Sequence[str], columns: int | None = None
-    ) -> dict[str, str]:
-        return documents(items, title, captions, columns)
 
 
 def drum_windows(song: Song, *, bars: int = 2, meter: str = "strict", min_notes: int = 3) -> Extracted:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae.data.midi.melody import FIRST_NOTE, OUT_OF_RANGE, note_columns
+from seqvae.data.midi.melody import FIRST_NOTE, ONLY_DRUMS, OUT_OF_RANGE, note_columns
 from seqvae.data.midi.notes import Song
 from seqvae.data.midi.tokenizer import MelodyTokenizer
 
@@ -46,7 +46,7 @@ def melody_windows(
 
 def why_no_melody(counted: Counter[str]) -> str:
     """Return the rule that leaves a song without melodies, where none was too short."""
-    return OUT_OF_RANGE if counted[OUT_OF_RANGE] else "no instrument but drums plays"
+    return OUT_OF_RANGE if counted[OUT_OF_RANGE] else ONLY_DRUMS
 
 
 def with_notes(

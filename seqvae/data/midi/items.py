@@ -1,13 +1,61 @@
-"""What all MIDI codecs do alike: how they make and write a song."""
+"""What all MIDI codecs do alike: how they read, make, write, chain and show songs."""
 
 import math
 import os
+from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 
+import numpy as np
 import pretty_midi
+import torch
+from torch import Tensor
+
+from seqvae.data.codec import Codec, Preview
+from seqvae.data.midi.preview import documents, piano_rolls, play
+from seqvae.data.midi.reading import read_midi
 
 TEMPO, VELOCITY = 120.0, 90  # of what is like nothing
+
+
+class MidiCodec(Codec[pretty_midi.PrettyMIDI]):
+    """A codec of songs, whose windows of steps stand one after another."""
+
+    suffix = ".mid"
+    endings = (".mid", ".midi", ".rmi", ".kar")
+    joins = True
+
+    def sizes(self, tensor: Tensor) -> dict[str, int]:
+        return {"step": len(tensor)}
+
+    def read(self, source: str) -> list[pretty_midi.PrettyMIDI]:
+        return [read_midi(Path(source))]
+
+    def write(self, item: pretty_midi.PrettyMIDI, path: Path) -> None:
+        write_midi(item, path)
+
+    def chain(self, items: Sequence[pretty_midi.PrettyMIDI]) -> pretty_midi.PrettyMIDI | None:
+        """Return the items' music one after another, each from a window of its own on; a silent item is a rest."""
+        parts = np.shape(self.spec["vocab_size"])
+        rest = torch.zeros(self.spec["max_length"], *parts, dtype=torch.int64)
+        windows: list[Tensor] = []
+        like = None
+        for item in items:
+            try:
+                windows += self.windows(item)
+                like = like or item
+            except ValueError:  # it has no music of this codec
+                windows.append(rest)
+        return self.join(windows, like)
+
+    def preview(self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None) -> Preview:
+        """Return piano rolls to one scale of pitch, and the items' first minutes played one after another."""
+        return Preview(image=piano_rolls(items, columns), audio=play(items))
+
+    def documents(
+        self, items: Sequence[pretty_midi.PrettyMIDI], title: str, captions: Sequence[str], columns: int | None = None
+    ) -> dict[str, str]:
+        return documents(items, title, captions, columns)
 
 
 def is_int(value: object) -> bool:

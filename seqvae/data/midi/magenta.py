@@ -35,7 +35,7 @@ def magenta_windows(song: Song, *, bars: int = 2, tracks: str | None = None) -> 
     starts = np.array([piece.start for piece in pieces])
     dropped: Counter[str] = Counter()
     counted: Counter[str] = Counter()
-    for _, track in Tracks.parse(tracks or magenta_tracks(bars)).chosen(song):
+    for _, track in Tracks.parse(magenta_tracks(bars) if tracks is None else tracks).chosen(song):
         notes = in_range(track.notes, counted)
         seconds = _seconds(song, notes[:, [START, END]])
         owners = np.searchsorted(starts, seconds[:, 0], side="right") - 1

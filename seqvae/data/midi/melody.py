@@ -23,6 +23,7 @@ BAR = 16  # steps
 ONSETS = "onsets in all"
 BENT = "onsets moved by more than a quarter of a step"
 TRIPLETS = f"of these near a step of {TRIPLET_STEPS} a quarter note (triplets)"
+ONLY_DRUMS = "no instrument but drums plays"
 OUT_OF_RANGE = f"notes left out: outside pitches {LOWEST} to {HIGHEST}"
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pretty_midi
 
+from seqvae.data.midi.percussion import ROWS, drum_row
 from seqvae.data.midi.rolls import COLOURS, DRUM_COLOUR
-from seqvae.data.midi.sheet import DRUMS, Sheet, Voice, drum_row, sheet_of
+from seqvae.data.midi.sheet import Sheet, Voice, sheet_of
 from seqvae.data.midi.sound import FAMILIES, KIT
 
 
@@ -26,7 +27,7 @@ def page(title: str, items: Sequence[pretty_midi.PrettyMIDI], titles: Sequence[s
     """
     sheets = [sheet_of(item) for item in items]
     struck = {drum_row(s.pitch) for sheet in sheets for voice in sheet.voices if voice.is_drum for s in voice.sounds}
-    rows = [row for row in DRUMS if row in struck]
+    rows = [row for row in ROWS if row in struck]
     music = {
         "columns": columns,
         "drums": [{"name": row, **KIT[row]._asdict()} for row in rows],

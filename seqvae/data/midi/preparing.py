@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from seqvae.data.midi.advice import NO_TRACK, fixes
+from seqvae.data.midi.advice import FOR_TRIPLETS, NO_TRACK, fixes, need_triplets
 from seqvae.data.midi.band import trio_windows
 from seqvae.data.midi.drums import DrumTokenizer, drum_windows
 from seqvae.data.midi.extracting import Extract, melody_windows
@@ -84,8 +84,8 @@ def prepare_midi(
     asked = {"meter": meter, "steps_per_quarter": steps_per_quarter, "gap_bars": gap_bars}
     asked |= {"split_on_tempo": split_on_tempo, "min_notes": min_notes, "tracks": tracks, "compat": compat}
     kind = _kind(part, bars, asked)
+    paths = [path.absolute() for path in find_files(source, SUFFIXES)]
     source = source.absolute()  # the workers of a cluster stand in folders of their own
-    paths = find_files(source, SUFFIXES)
     report = prepare(
         root,
         paths,
@@ -98,9 +98,9 @@ def prepare_midi(
         jobs=jobs,
         key=digest_of(paths, source),
         earlier=earlier,
-        advise=fixes,
+        advise=partial(fixes, part=part),
     )
-    _warn_of_bent(report, max_bent, steps_per_quarter)
+    _warn_of_bent(report, part, max_bent, steps_per_quarter)
     return report
 
 
@@ -120,14 +120,19 @@ def _kind(part: str, bars: int, asked: dict[str, Any]) -> _Kind:
         raise ValueError(f"compat must be one of {', '.join(COMPATIBLE)}, got {asked['compat']!r}")
     if part == "melody" and asked["compat"] is not None:
         _refuse(asked, f"compat {asked['compat']!r}", but=("tracks", "compat"))
-        codec = MelodyTokenizer(bars=bars, tracks=asked["tracks"] or magenta_tracks(bars))
+        codec = MelodyTokenizer(bars=bars, tracks=magenta_tracks(bars) if asked["tracks"] is None else asked["tracks"])
         extract: Extract = partial(magenta_windows, bars=bars, tracks=codec.tracks)
         return _Kind(codec, extract, {**asked, "tracks": codec.tracks}, codec.chosen)
     meter, min_notes = asked["meter"], 3 if asked["min_notes"] is None else asked["min_notes"]
     asked = {**asked, "min_notes": min_notes}
     if part == "melody":
         steps = asked["steps_per_quarter"]
-        codec = MelodyTokenizer(bars=bars, meter=meter, steps_per_quarter=steps, tracks=asked["tracks"] or "all")
+        codec = MelodyTokenizer(
+            bars=bars,
+            meter=meter,
+            steps_per_quarter=steps,
+            tracks="all" if asked["tracks"] is None else asked["tracks"],
+        )
         choices = {name: asked[name] for name in ("min_notes", "gap_bars", "split_on_tempo")}
         return _Kind(
             codec, partial(melody_windows, codec=codec, **choices), {**asked, "tracks": codec.tracks}, codec.chosen
@@ -157,14 +162,15 @@ def _check(min_notes: int | None, gap_bars: float, max_bent: float) -> None:
             raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
 
-def _warn_of_bent(report: Report, most: float, steps_per_quarter: int) -> None:
-    onsets, bent, triplets = (report.counted[name] for name in (ONSETS, BENT, TRIPLETS))
+def _warn_of_bent(report: Report, part: str, most: float, steps_per_quarter: int) -> None:
+    onsets, bent = (report.counted[name] for name in (ONSETS, BENT))
     if bent > most * onsets:
+        help = f"; {report.counted[TRIPLETS]:,} of them are near triplets: use {FOR_TRIPLETS}"
         log.warning(
             "%s of %s onsets (%.0f %%) lie more than a quarter of a step off the grid of %d steps a quarter note and "
             "are bent to it%s",
             *(f"{bent:,}", f"{onsets:,}", 100 * bent / onsets, steps_per_quarter),
-            f"; {triplets:,} of them are near triplets: use --steps-per-quarter 12" if 2 * triplets > bent else "",
+            help if need_triplets(report, part) else "",
         )
 
 

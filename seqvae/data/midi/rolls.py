@@ -7,7 +7,8 @@ import numpy as np
 import pretty_midi
 from numpy.typing import NDArray
 
-from seqvae.data.midi.sheet import DRUMS, Sheet, Sound, drum_row, sheet_of
+from seqvae.data.midi.percussion import ROWS, drum_row
+from seqvae.data.midi.sheet import Sheet, Sound, sheet_of
 
 _SEMITONE, _DRUM, _GAP = 4, 7, 4  # pixels
 _QUARTER, _NARROW_QUARTER, _MOST_WIDE = 24, 12, 64  # pixels a quarter note, where more than 64 of them are shown, too
@@ -34,7 +35,7 @@ def piano_rolls(items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = N
     sheets = [sheet_of(item) for item in items]
     keys = {sound.pitch for sheet in sheets for sound in sounds_of(sheet, drums=False)}
     struck = {drum_row(sound.pitch) for sheet in sheets for sound in sounds_of(sheet, drums=True)}
-    drums = [row for row in DRUMS if row in struck]
+    drums = [row for row in ROWS if row in struck]
     low, high = (min(keys) - 2, max(max(keys), min(keys) + 12) + 2) if keys else (58, 74)
     keyboard = (high - low + 1) * _SEMITONE if keys or not drums else 0
     beats = max((sheet.end for sheet in sheets), default=4.0)

@@ -12,20 +12,6 @@ MOST_BEATS = 128  # quarter notes of one song shown: 32 bars of 4/4
 _LONGEST_NAME = 40
 _SAME = 1e-6  # quarter notes; sums of bars may miss a note's end by rounding
 
-DRUMS: dict[str, tuple[int, ...]] = {  # rows from the top, with the keys of General MIDI; a key of none is the last
-    "crash": (49, 52, 55, 57),
-    "ride": (51, 53, 59),
-    "open hat": (46,),
-    "closed hat": (42, 44),
-    "high tom": (48, 50),
-    "mid tom": (45, 47),
-    "low tom": (41, 43),
-    "snare": (37, 38, 39, 40),
-    "kick": (35, 36),
-    "other": (),
-}
-_ROWS = {key: name for name, keys in DRUMS.items() for key in keys}
-
 
 class Sound(NamedTuple):
     """One note; start and end in quarter notes."""
@@ -91,11 +77,6 @@ def sheet_of(midi: pretty_midi.PrettyMIDI, most: float = MOST_BEATS) -> Sheet:
         for voice in voices
     ]
     return Sheet(shown, bars, end, last > end + _SAME, _clock(song, end))
-
-
-def drum_row(key: int) -> str:
-    """Return the row of `DRUMS` that a drum's key belongs to."""
-    return _ROWS.get(key, "other")
 
 
 def _bars(song: Song, last: float) -> tuple[list[Bar], float]:

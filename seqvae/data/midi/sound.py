@@ -8,7 +8,8 @@ import numpy as np
 import pretty_midi
 from numpy.typing import NDArray
 
-from seqvae.data.midi.sheet import DRUMS, Sheet, drum_row, sheet_of
+from seqvae.data.midi.percussion import ROWS, drum_row
+from seqvae.data.midi.sheet import Sheet, sheet_of
 
 RATE = 22050  # samples a second
 PEAK, LOUD = 0.8, 0.15  # the most, and the root of the mean square at most: a flute is as loud as a piano
@@ -59,8 +60,8 @@ class Drum(NamedTuple):
 KIT = {
     "crash": Drum(0, 0.7, 0.35),
     "ride": Drum(0, 0.5, 0.18),
-    "open hat": Drum(0, 0.5, 0.14),
-    "closed hat": Drum(0, 0.5, 0.03),
+    "open hi-hat": Drum(0, 0.5, 0.14),
+    "closed hi-hat": Drum(0, 0.5, 0.03),
     "high tom": Drum(240, 0.1, 0.12),
     "mid tom": Drum(180, 0.1, 0.14),
     "low tom": Drum(130, 0.1, 0.16),
@@ -68,7 +69,7 @@ KIT = {
     "kick": Drum(120, 0.05, 0.13),
     "other": Drum(400, 0.4, 0.05),
 }
-assert KIT.keys() == DRUMS.keys()
+assert KIT.keys() == {*ROWS}
 
 
 def play(items: Sequence[pretty_midi.PrettyMIDI], rate: int = RATE, seconds: float = _MOST_SECONDS) -> Samples:
@@ -135,7 +136,7 @@ def _tone(program: int, pitch: int, length: int, rate: int) -> Samples:
     return tone * envelope / np.float32(sum(timbre.partials))
 
 
-@lru_cache(maxsize=len(DRUMS))
+@lru_cache(maxsize=len(ROWS))
 def _stroke(row: str, rate: int) -> Samples:
     drum = KIT[row]
     time = np.arange(round(6 * drum.decay * rate)) / rate

@@ -4,7 +4,6 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,14 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae.data.codec import Codec, Preview, strip
+from seqvae.data.codec import strip
 from seqvae.data.midi import measures
-from seqvae.data.midi.items import VELOCITY, is_int, new_song, write_midi
+from seqvae.data.midi.items import VELOCITY, MidiCodec, is_int, new_song
 from seqvae.data.midi.melody import (
     FIRST_NOTE,
     HIGHEST,
     LOWEST,
     NO_EVENT,
+    ONLY_DRUMS,
     STEPS_A_BEAT,
     TRIPLET_STEPS,
     VOCAB_SIZE,
@@ -33,8 +33,6 @@ from seqvae.data.midi.melody import (
 )
 from seqvae.data.midi.meters import COMMON, LONGEST_BAR, METERS, Meter, meter_of
 from seqvae.data.midi.notes import Song, song_of
-from seqvae.data.midi.preview import documents, piano_rolls, play
-from seqvae.data.midi.reading import read_midi
 from seqvae.data.midi.tracks import Tracks
 
 
@@ -54,7 +52,7 @@ class Melodies(NamedTuple):
     counted: Counter[str]
 
 
-class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
+class MelodyTokenizer(MidiCodec):
     """Melodies as one class a step, a sixteenth note by default, after MusicVAE (Roberts et al., 2018).
 
     Class 0 lets a note or a silence go on, 1 ends the note, 2 to 89 strike pitches 21 to 108. A quarter note is
@@ -69,9 +67,6 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
     """
 
     view_options = frozenset({"transpose"})
-    suffix = ".mid"
-    endings = (".mid", ".midi", ".rmi", ".kar")
-    joins = True
 
     def __init__(
         self,
@@ -162,7 +157,7 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
         transcription = self._heard(item)
         if not transcription.lines:
             reasons = [*transcription.dropped, *(name for name, count in transcription.counted.items() if count)]
-            raise ValueError(f"no melody to encode: {[*reasons, 'no instrument but drums plays'][0]}")
+            raise ValueError(f"no melody to encode: {[*reasons, ONLY_DRUMS][0]}")
         return [window for window, _ in self._metered(transcription)]
 
     def _heard(self, item: pretty_midi.PrettyMIDI) -> Transcription:
@@ -238,9 +233,6 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
         first = FIRST_NOTE - LOWEST
         return {"events": [event - first if event >= FIRST_NOTE else event - 2 for event in tensor.tolist()]}
 
-    def sizes(self, tensor: Tensor) -> dict[str, int]:
-        return {"step": len(tensor)}
-
     def score(self, truth: Sequence[Tensor], predicted: Sequence[Tensor]) -> dict[str, float]:
         """Return the scores of steps and notes of `note_scores`; what goes on beyond a true window is ignored."""
         heard = [guess[: len(true)] for true, guess in zip(truth, predicted, strict=True)]
@@ -263,12 +255,6 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
             found["near_copies"] = float(measures.near_copies(own, (window.numpy() for window in known)).mean())
         return found
 
-    def read(self, source: str) -> list[pretty_midi.PrettyMIDI]:
-        return [read_midi(Path(source))]
-
-    def write(self, item: pretty_midi.PrettyMIDI, path: Path) -> None:
-        write_midi(item, path)
-
     def chain(self, items: Sequence[pretty_midi.PrettyMIDI]) -> pretty_midi.PrettyMIDI | None:
         """Return the items' tunes one after another, each from a window of its own on; an empty item is a rest."""
         rest = torch.full((self.bars * self._bar,), NO_EVENT)
@@ -278,15 +264,11 @@ class MelodyTokenizer(Codec[pretty_midi.PrettyMIDI]):
         return self._join([window for row in rows for window in row], first)
 
     def magenta_converter(self) -> dict[str, Any]:
-        """Return Magenta's MelodyConverter, which has the same classes."""
+        """Return Magenta's MelodyConverter, which has the same classes.
+
+        Raises ValueError with `meter="any"`: its windows have one length.
+        """
+        if self.meter == "any":
+            raise ValueError("meter is any; @magenta/music runs models of windows of one length: strict or folded")
         pitches = {"minPitch": LOWEST, "maxPitch": HIGHEST}
         return {"type": "MelodyConverter", "args": {"numSteps": self.spec["max_length"], **pitches}}
-
-    def preview(self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None) -> Preview:
-        """Return piano rolls to one scale of pitch, and the items' first minutes played one after another."""
-        return Preview(image=piano_rolls(items, columns), audio=play(items))
-
-    def documents(
-        self, items: Sequence[pretty_midi.PrettyMIDI], title: str, captions: Sequence[str], columns: int | None = None
-    ) -> dict[str, str]:
-        return documents(items, title, captions, columns)

@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,20 +9,18 @@ import pretty_midi
 import torch
 from torch import Tensor
 
-from seqvae.data.codec import Codec, Preview, strip
+from seqvae.data.codec import strip
 from seqvae.data.midi.band import BASS, DRUMS, MELODY, PARTS, count_notes, cut_trio, leading_voices, sections_of
 from seqvae.data.midi.drums import COMBINATIONS, DrumTokenizer, drum_kit
-from seqvae.data.midi.items import VELOCITY, new_song, write_midi
+from seqvae.data.midi.items import VELOCITY, MidiCodec, new_song
 from seqvae.data.midi.melody import BAR, STEPS_A_BEAT, VOCAB_SIZE, to_notes
 from seqvae.data.midi.meters import COMMON
-from seqvae.data.midi.preview import documents, piano_rolls, play
-from seqvae.data.midi.reading import read_midi
 from seqvae.data.midi.tokenizer import MelodyTokenizer
 
 SIZES = [VOCAB_SIZE, VOCAB_SIZE, COMBINATIONS]
 
 
-class TrioTokenizer(Codec[pretty_midi.PrettyMIDI]):
+class TrioTokenizer(MidiCodec):
     """A melody, a bass and drums as three classes a sixteenth note, after MusicVAE (Roberts et al., 2018).
 
     A step is [melody, bass, drums]: the melody codec's classes twice, and the drum codec's combinations. Melodies are
@@ -36,8 +33,6 @@ class TrioTokenizer(Codec[pretty_midi.PrettyMIDI]):
     """
 
     view_options = frozenset({"transpose"})
-    suffix = ".mid"
-    endings = (".mid", ".midi", ".rmi", ".kar")
 
     def __init__(self, *, bars: int = 2, meter: str = "strict", transpose: int = 0) -> None:
         self._pitched = MelodyTokenizer(bars=bars, meter=meter, transpose=transpose)
@@ -111,9 +106,6 @@ class TrioTokenizer(Codec[pretty_midi.PrettyMIDI]):
         pitched = {PARTS[part]: self._pitched.listed(tensor[:, part])["events"] for part in (MELODY, BASS)}
         return {**pitched, **self._drums.listed(tensor[:, DRUMS])}
 
-    def sizes(self, tensor: Tensor) -> dict[str, int]:
-        return {"step": len(tensor)}
-
     def score(self, truth: Sequence[Tensor], predicted: Sequence[Tensor]) -> dict[str, float]:
         """Return the scores of each part's own codec, under the part's name."""
         scores: dict[str, float] = {}
@@ -121,25 +113,3 @@ class TrioTokenizer(Codec[pretty_midi.PrettyMIDI]):
             columns = [[window[:, part] for window in windows] for windows in (truth, predicted)]
             scores |= {f"{PARTS[part]}_{name}": value for name, value in codec.score(*columns).items()}
         return scores
-
-    def read(self, source: str) -> list[pretty_midi.PrettyMIDI]:
-        return [read_midi(Path(source))]
-
-    def write(self, item: pretty_midi.PrettyMIDI, path: Path) -> None:
-        write_midi(item, path)
-
-    def chain(self, items: Sequence[pretty_midi.PrettyMIDI]) -> pretty_midi.PrettyMIDI | None:
-        """Return the items' trios one after another, each from a window of its own on; an empty item is a rest."""
-        rest = torch.zeros(self.bars * BAR, len(PARTS), dtype=torch.int64)
-        heard = [bool(sections_of(item, self.meter, self.bars).sections) for item in items]
-        rows = [self.windows(item) if sounds else [rest] for item, sounds in zip(items, heard, strict=True)]
-        like = items[heard.index(True)] if any(heard) else None
-        return self.join([window for row in rows for window in row], like=like)
-
-    def preview(self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None) -> Preview:
-        return Preview(image=piano_rolls(items, columns), audio=play(items))
-
-    def documents(
-        self, items: Sequence[pretty_midi.PrettyMIDI], title: str, captions: Sequence[str], columns: int | None = None
-    ) -> dict[str, str]:
-        return documents(items, title, captions, columns)
