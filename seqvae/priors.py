@@ -94,11 +94,15 @@ class MixtureDistribution:
         return torch.logsumexp(self._joint(z), -1)
 
     def _joint(self, z: Float[Tensor, "*samples batch latent"]) -> Float[Tensor, "*samples batch components"]:
-        """Return log p(z, component)."""
-        mean, log_variance = self.components.mean, self.components.log_variance
-        squares = (z.unsqueeze(-2) - mean).square() * torch.exp(-log_variance)
-        log_densities = -0.5 * (squares + log_variance + LOG_TWO_PI).sum(-1)
-        return torch.log_softmax(self.logits, 0) + log_densities
+        """Return log p(z, component): (z - mean)^2 / variance expanded, so that all pairs are two matrix products.
+
+        The parts are far larger than what is left of them, hence float64, which no autocast makes shorter either.
+        """
+        z, mean, log_variance = (_precise(part) for part in (z, self.components.mean, self.components.log_variance))
+        precision = torch.exp(-log_variance)
+        constant = (mean.square() * precision + log_variance + LOG_TWO_PI).sum(-1)
+        log_densities = -0.5 * (z.square() @ precision.T + constant) + z @ (mean * precision).T
+        return (torch.log_softmax(self.logits, 0) + log_densities).to(self.components.mean.dtype)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n latent"]:
         chosen = torch.multinomial(torch.softmax(self.logits, 0), n, replacement=True, generator=generator)
@@ -169,6 +173,11 @@ def _autoregressive_step(
         raise ValueError(f"drift must be between 0 (the same latent) and 1 (a new one), got {drift}")
     e = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
     return math.sqrt(1 - drift**2) * z + drift * e
+
+
+def _precise(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return float64 where the device has it."""
+    return values if values.device.type == "mps" else values.double()
 
 
 def _check_components(components: int) -> None:
