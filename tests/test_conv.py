@@ -135,15 +135,15 @@ def test_width_and_depth_can_be_told_for_each_stage() -> None:
         assert sorted(block.last.out_channels for block in blocks) == [4, 4, 4, 4, 6]
 
 
-def test_with_patches_no_layer_works_at_full_resolution() -> None:
-    for options, at_full in (({}, 2), ({"patches": True}, 0)):
-        _, decoder = conv(image_shape=(1, 8, 8), **SMALL, **options)
-        sizes: list[int] = []
-        for layer in decoder.modules():
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                layer.register_forward_hook(lambda _, inputs, output: sizes.append(output.shape[2]))
-        decoder(torch.zeros(1, 3))
-        assert sizes.count(8) == at_full
+@pytest.mark.parametrize(("patches", "at_full"), [(False, 2), (True, 0)])
+def test_with_patches_no_convolution_works_at_full_resolution(patches: bool, at_full: int) -> None:
+    _, decoder = conv(image_shape=(1, 8, 8), **SMALL, patches=patches)
+    sizes: list[int] = []
+    for layer in decoder.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            layer.register_forward_hook(lambda _, inputs, output: sizes.append(output.shape[2]))
+    decoder(torch.zeros(1, 3))
+    assert sizes.count(8) == at_full
 
 
 @pytest.mark.parametrize(

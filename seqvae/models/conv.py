@@ -208,7 +208,7 @@ def conv(
 
 
 def _each_stage(stages: int, **values: int | Sequence[int]) -> list[int]:
-    """Return one number for each stage of the one value that is named. Raises ValueError for other than positive ints."""
+    """Return the number of each stage for the one value that is named. Raises ValueError for no positive ints."""
     ((name, value),) = values.items()
     numbers = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * stages
     if len(numbers) != stages:
