@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from seqvae.gaussian import LOG_TWO_PI, LOG_VARIANCE_BOUND, DiagonalGaussian, soft_bound
 
+MARGIN = 0.05  # from black and white, where a sigmoid hardly moves
+
 __all__ = ["MixtureOfGaussians", "StandardNormal", "VampPrior"]
 
 
@@ -143,7 +145,8 @@ class MixtureOfGaussians(Prior):
 class VampPrior(Prior):
     """p(z) = 1/K sum_k q(z|u_k): the posteriors of K learned pictures (Tomczak & Welling, 2018, eq. 9).
 
-    A picture u_k is the sigmoid of its parameters, so every pixel stays within [0, 1].
+    A picture u_k is the sigmoid of its parameters, so every pixel stays within [0, 1]. It begins as noise, or
+    `from_data`: as a picture of the train split, so that from the first step p(z) lies where posteriors do.
 
     Raises:
         ValueError: when components is not positive, or the data are no pictures.
@@ -151,15 +154,29 @@ class VampPrior(Prior):
 
     uniform: Tensor
 
-    def __init__(self, latent_dim: int, components: int = 500, image_shape: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        latent_dim: int,
+        components: int = 500,
+        image_shape: Sequence[int] | None = None,
+        from_data: bool = False,
+    ) -> None:
         super().__init__(latent_dim)
         _check_components(components)
+        if not isinstance(from_data, bool):
+            raise ValueError(f"from_data must be true or false, got {from_data!r}")
         if image_shape is None:
             raise ValueError(
                 "a VampPrior learns pictures to encode, and tokens cannot be learned like that; use prior=mixture"
             )
         self.register_buffer("uniform", torch.zeros(components), persistent=False)
         self.pictures = nn.Parameter(torch.randn(components, *image_shape))
+        self.from_data = from_data
+
+    @torch.no_grad()
+    def begin_with(self, pictures: Float[Tensor, "components channels height width"]) -> None:
+        """Let the learned pictures begin as these, of brightness in [0, 1]."""
+        self.pictures.copy_(torch.logit(pictures, MARGIN))
 
     def forward(self, encoder: nn.Module) -> MixtureDistribution:
         return MixtureDistribution(self.uniform, encoder(torch.sigmoid(self.pictures)))

@@ -153,6 +153,7 @@ def test_an_evaluation_encodes_the_learned_pictures_once_a_batch() -> None:
     [
         (MixtureOfGaussians, {"components": 0}, "components must be a positive int, got 0"),
         (VampPrior, {"components": "many", "image_shape": (1, 4, 4)}, "components must be a positive int, got 'many'"),
+        (VampPrior, {"from_data": 1, "image_shape": (1, 4, 4)}, "from_data must be true or false, got 1"),
         (VampPrior, {}, "tokens cannot be learned like that; use prior=mixture"),
     ],
 )
