@@ -73,7 +73,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, fl
     keys += ["data.fresh_views=false", f"data.limit={options.limit or 'null'}", f"run_dir={folder / 'ours'}"]
     keys += [f"optimizer.lr={options.lr}", "schedule@learning_rate=constant", "objective.beta.start=1"]
     keys += ["trainer.clip_norm=1e9", "trainer.devices=1", f"trainer.max_steps={options.epochs * steps}"]
-    keys += [f"trainer.{name}_every={steps}" for name in ("valid", "save")] + ["trainer.log_every=10"]
+    keys += [f"trainer.{name}_every={steps}" for name in ("valid", "save")] + [f"trainer.log_every={min(10, steps)}"]
     config = configuration([*keys, *options.set])
     request = {
         "model": OmegaConf.to_container(config.model, resolve=True),
