@@ -150,7 +150,7 @@ def environment(folder: Path) -> Path:
 def _logged_speed(folder: Path) -> float:
     events = EventAccumulator(str(folder))
     events.Reload()
-    readings = [event.value for event in events.Scalars("train/examples_per_second")]
+    readings: list[float] = [event.value for event in events.Scalars("train/examples_per_second")]
     return statistics.median(readings[1:] or readings)
 
 

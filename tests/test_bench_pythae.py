@@ -1,6 +1,7 @@
 """The benchmark beside pythae: both sides see the same pixels and networks, and one evaluator scores them."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks import pythae as bench
@@ -60,7 +61,7 @@ def test_both_sides_see_the_same_pixels_and_are_scored_alike(
         (folder / "theirs.json").write_text(json.dumps({"images/s": 1.0, "images a CPU second": 2.0}))
 
     monkeypatch.setattr(TrainingStep, "forward", watched)
-    monkeypatch.setattr(bench.subprocess, "run", untrained)
+    monkeypatch.setattr(subprocess, "run", untrained)
     rows = bench.measure(options(get_world("fashion")), tmp_path)  # type: ignore[arg-type]
     exported = np.load(tmp_path / "pixels.npz")["train"]
     known = {picture.tobytes() for picture in exported}
@@ -89,7 +90,7 @@ def test_pythae_trains_the_networks_and_its_weights_come_back_by_our_names(tmp_p
     torch.manual_seed(bench.SEED)
     fresh = networks(tmp_path)
     bench.train_theirs(tmp_path)
-    trained = bench.load_file(tmp_path / "theirs.safetensors")
+    trained = load_file(tmp_path / "theirs.safetensors")
     assert trained.keys() == fresh.keys()
     assert all(trained[name].shape == fresh[name].shape for name in fresh)
     assert any(not torch.equal(trained[name], fresh[name]) for name in fresh)
