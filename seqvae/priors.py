@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from seqvae.gaussian import LOG_TWO_PI, LOG_VARIANCE_BOUND, DiagonalGaussian, soft_bound
 
+MARGIN = 0.05  # from black and white, where a sigmoid hardly moves
+
 __all__ = ["MixtureOfGaussians", "StandardNormal", "VampPrior"]
 
 
@@ -94,11 +96,15 @@ class MixtureDistribution:
         return torch.logsumexp(self._joint(z), -1)
 
     def _joint(self, z: Float[Tensor, "*samples batch latent"]) -> Float[Tensor, "*samples batch components"]:
-        """Return log p(z, component)."""
-        mean, log_variance = self.components.mean, self.components.log_variance
-        squares = (z.unsqueeze(-2) - mean).square() * torch.exp(-log_variance)
-        log_densities = -0.5 * (squares + log_variance + LOG_TWO_PI).sum(-1)
-        return torch.log_softmax(self.logits, 0) + log_densities
+        """Return log p(z, component): (z - mean)^2 / variance expanded, so that all pairs are two matrix products.
+
+        The parts are far larger than what is left of them, hence float64, which no autocast makes shorter either.
+        """
+        z, mean, log_variance = (_precise(part) for part in (z, self.components.mean, self.components.log_variance))
+        precision = torch.exp(-log_variance)
+        constant = (mean.square() * precision + log_variance + LOG_TWO_PI).sum(-1)
+        log_densities = -0.5 * (z.square() @ precision.T + constant) + z @ (mean * precision).T
+        return (torch.log_softmax(self.logits, 0) + log_densities).to(self.components.mean.dtype)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n latent"]:
         chosen = torch.multinomial(torch.softmax(self.logits, 0), n, replacement=True, generator=generator)
@@ -139,7 +145,8 @@ class MixtureOfGaussians(Prior):
 class VampPrior(Prior):
     """p(z) = 1/K sum_k q(z|u_k): the posteriors of K learned pictures (Tomczak & Welling, 2018, eq. 9).
 
-    A picture u_k is the sigmoid of its parameters, so every pixel stays within [0, 1].
+    A picture u_k is the sigmoid of its parameters, so every pixel stays within [0, 1]. It begins as noise, or
+    `from_data`: as a picture of the train split, so that from the first step p(z) lies where posteriors do.
 
     Raises:
         ValueError: when components is not positive, or the data are no pictures.
@@ -147,15 +154,29 @@ class VampPrior(Prior):
 
     uniform: Tensor
 
-    def __init__(self, latent_dim: int, components: int = 500, image_shape: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        latent_dim: int,
+        components: int = 500,
+        image_shape: Sequence[int] | None = None,
+        from_data: bool = False,
+    ) -> None:
         super().__init__(latent_dim)
         _check_components(components)
+        if not isinstance(from_data, bool):
+            raise ValueError(f"from_data must be true or false, got {from_data!r}")
         if image_shape is None:
             raise ValueError(
                 "a VampPrior learns pictures to encode, and tokens cannot be learned like that; use prior=mixture"
             )
         self.register_buffer("uniform", torch.zeros(components), persistent=False)
         self.pictures = nn.Parameter(torch.randn(components, *image_shape))
+        self.from_data = from_data
+
+    @torch.no_grad()
+    def begin_with(self, pictures: Float[Tensor, "components channels height width"]) -> None:
+        """Let the learned pictures begin as these, of brightness in [0, 1]."""
+        self.pictures.copy_(torch.logit(pictures, MARGIN))
 
     def forward(self, encoder: nn.Module) -> MixtureDistribution:
         return MixtureDistribution(self.uniform, encoder(torch.sigmoid(self.pictures)))
@@ -169,6 +190,11 @@ def _autoregressive_step(
         raise ValueError(f"drift must be between 0 (the same latent) and 1 (a new one), got {drift}")
     e = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
     return math.sqrt(1 - drift**2) * z + drift * e
+
+
+def _precise(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return float64 where the device has it."""
+    return values if values.device.type == "mps" else values.double()
 
 
 def _check_components(components: int) -> None:

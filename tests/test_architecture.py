@@ -60,7 +60,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "harness.machine": ("", "harness.engine"),
     "harness.config": ("", "vae", "models.", "objectives", "priors", "schedules", "data.", "harness."),
     "harness.quality": ("vae", "evaluation", "data.", "harness."),
-    "harness.run": ("", "vae", "data.", "harness."),
+    "harness.run": ("", "vae", "priors", "data.", "harness."),
     "cli.": ("", "priors", "models.decoding", "data.", "harness.", "latent.", "export.", "cli."),
     "": ("harness.config",),
 }

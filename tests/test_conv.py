@@ -5,20 +5,34 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.distributions import Bernoulli as TorchBernoulli
+from torch.nn import functional as F
 
 from seqvae.models import Bernoulli, conv
+from seqvae.models.conv import Patches
 from seqvae.models.decoding import Temperature
+from seqvae.models.layers import ResidualBlock
 from seqvae.priors import StandardNormal
 from seqvae.vae import VAE
 
 SMALL: dict[str, Any] = {"levels": 2, "latent_dim": 3, "width": 4, "features": 8}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "gated": {"gated": True},
+    "bottleneck": {"bottleneck": 2, "blocks": 2},
+    "patches": {"patches": True, "bottleneck": 2, "gated": True},
+}
+every_network = pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS)
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 9, 14), (3, 17, 5), (1, 4, 64)])
 @pytest.mark.parametrize("stages", [1, 2])
-def test_any_size_and_channels_come_back_in_shape(shape: tuple[int, int, int], stages: int) -> None:
-    encoder, decoder = conv(image_shape=shape, stages=stages, **SMALL)
+@every_network
+def test_any_size_and_channels_come_back_in_shape(
+    shape: tuple[int, int, int], stages: int, options: dict[str, Any]
+) -> None:
+    encoder, decoder = conv(image_shape=shape, stages=stages, **SMALL, **options)
     x = torch.randint(0, 2, (2, *shape), dtype=torch.uint8)
     posterior = encoder(x)
     assert posterior.mean.shape == (2, 3)
@@ -34,8 +48,9 @@ def test_log_prob_is_torchs_bernoulli_summed_over_the_picture() -> None:
     torch.testing.assert_close(decoder.log_prob(x, z), oracle)
 
 
-def test_the_likelihood_sums_to_one_over_every_picture() -> None:
-    _, decoder = conv(image_shape=(1, 3, 2), stages=1, **SMALL)
+@every_network
+def test_the_likelihood_sums_to_one_over_every_picture(options: dict[str, Any]) -> None:
+    _, decoder = conv(image_shape=(1, 3, 2), stages=1, **SMALL, **options)
     every = torch.tensor(list(itertools.product((0, 1), repeat=6)), dtype=torch.uint8).view(-1, 1, 3, 2)
     total = decoder.double().log_prob(every, torch.randn(1, 3).double().expand(len(every), -1)).exp().sum()
     assert total.item() == pytest.approx(1.0, abs=1e-12)
@@ -64,9 +79,10 @@ def test_sampling_gives_expected_pixels_or_draws() -> None:
         decoder.sample(z, strategy="beam")  # type: ignore[arg-type]
 
 
-def test_gradients_reach_every_parameter_once_the_blocks_have_left_the_identity() -> None:
+@every_network
+def test_gradients_reach_every_parameter_once_the_blocks_have_left_the_identity(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    encoder, decoder = conv(image_shape=(1, 8, 8), **SMALL)
+    encoder, decoder = conv(image_shape=(1, 8, 8), **SMALL, **options)
     for parameter in [*encoder.parameters(), *decoder.parameters()]:
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
@@ -77,11 +93,69 @@ def test_gradients_reach_every_parameter_once_the_blocks_have_left_the_identity(
         assert parameter.grad.any(), name
 
 
+def test_a_patch_is_a_matrix_product_of_its_pixels_and_an_odd_size_ends_in_zeros() -> None:
+    layer = Patches(3, 5).double()
+    x = torch.randn(2, 3, 5, 4).double()
+    filled = torch.zeros(2, 3, 6, 4).double()
+    filled[:, :, :5] = x
+    expected = F.conv2d(F.pixel_unshuffle(filled, 2), layer.weight.reshape(5, 12, 1, 1), layer.bias)
+    torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("bottleneck", [1, 2])
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_block_adds_what_its_convolutions_and_its_gate_say(bottleneck: int, gated: bool) -> None:
+    block = ResidualBlock(4, bottleneck, gated).double()
+    nn.init.normal_(block.last.weight)
+
+    def convolve(layer: nn.Module, maps: Tensor) -> Tensor:
+        assert isinstance(layer, nn.Conv2d)
+        return F.conv2d(maps, layer.weight, layer.bias, padding=layer.weight.shape[2] // 2)
+
+    x = torch.randn(2, 4, 5, 6).double()
+    inner = convolve(block.first, F.silu(x))
+    if bottleneck > 1:
+        inner = convolve(block.middle[1], F.silu(inner))  # type: ignore[index]
+        assert inner.shape[1] == (4 if gated else 2)
+    half = inner.shape[1] // 2
+    active = inner[:, :half] * torch.sigmoid(inner[:, half:]) if gated else F.silu(inner)
+    torch.testing.assert_close(block(x), x + convolve(block.last, active))
+
+
+def test_width_and_depth_can_be_told_for_each_stage() -> None:
+    doubled, told = (
+        conv(**{"image_shape": (1, 8, 8), "stages": 2, **SMALL, "width": width, "blocks": blocks})
+        for width, blocks in ((4, 3), ([4, 8], [3, 3]))
+    )
+    for part, same in zip(doubled, told, strict=True):
+        shapes = [{name: value.shape for name, value in network.state_dict().items()} for network in (part, same)]
+        assert shapes[0] == shapes[1]
+    for network in conv(**{"image_shape": (1, 8, 8), "stages": 2, **SMALL, "width": [6, 4], "blocks": [1, 4]}):
+        blocks = [block for block in network.modules() if isinstance(block, ResidualBlock)]
+        assert sorted(block.last.out_channels for block in blocks) == [4, 4, 4, 4, 6]
+
+
+@pytest.mark.parametrize(("patches", "at_full"), [(False, 2), (True, 0)])
+def test_with_patches_no_convolution_works_at_full_resolution(patches: bool, at_full: int) -> None:
+    _, decoder = conv(image_shape=(1, 8, 8), **SMALL, patches=patches)
+    sizes: list[int] = []
+    for layer in decoder.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            layer.register_forward_hook(lambda _, inputs, output: sizes.append(output.shape[2]))
+    decoder(torch.zeros(1, 3))
+    assert sizes.count(8) == at_full
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"latent_dim": "abc"}, "latent_dim must be a positive int, got 'abc'"),
         ({"stages": 4}, "stages must be at most 3 for 8x8 pixels, got 4"),
+        ({"width": [4, 4, 4]}, r"width must be one number or one for each of 2 stages, got \[4, 4, 4\]"),
+        ({"width": "44"}, "width must be a positive int, got '44'"),
+        ({"blocks": [1, 0]}, "blocks must be a positive int, got 0"),
+        ({"bottleneck": 5}, "bottleneck must be at most the narrowest stage's 4 channels, got 5"),
+        ({"gated": 1}, "gated must be true or false, got 1"),
         ({"levels": 256}, "Bernoulli likelihood needs pixels of 2 levels"),
     ],
 )

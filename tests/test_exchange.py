@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from seqvae.cli import main
+from seqvae.data.dataset import WindowDataset
 from seqvae.evaluation import score_examples
 from seqvae.harness.config import load
 from seqvae.harness.trainer import Trainer
@@ -89,6 +90,22 @@ def test_a_learned_prior_trains_and_comes_back_from_its_checkpoint_alone(
     assert scores[1].iw_bound is not None
     assert torch.equal(scores[0].iw_bound, scores[1].iw_bound)
     assert main(["sample", str(moved), "-n", "2", "-o", "out"]) == 0
+
+
+def test_a_vamp_prior_begins_with_noise_or_with_pictures_of_the_train_split(
+    get_world: GetWorld, tmp_path: Path
+) -> None:
+    world = get_world("fashion")
+    train = WindowDataset(world.root, "train")
+    every = torch.stack([train[place] for place in range(len(train))]).float() / 255
+    for from_data in (False, True):
+        options = ("prior=vamp", f"prior.components={len(train) + 3}", f"prior.from_data={str(from_data).lower()}")
+        run = train_tiny(world, tmp_path / str(from_data), *options, "optimizer.lr=1e-30")
+        learned = torch.sigmoid(load(run.path).vae.prior.get_parameter("pictures"))
+        distances = (learned[:, None] - every.clamp(0.05, 0.95)).abs().amax((2, 3, 4))
+        closest, places = distances.min(1)
+        assert bool((closest < 1e-5).all()) == from_data
+        assert not from_data or set(places.tolist()) == {*range(len(train))}
 
 
 def test_a_vamp_prior_is_refused_for_tokens(get_world: GetWorld, tmp_path: Path, capsys: Capture) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqvae.objectives import IWAE, Autoencoder, BetaELBO, CapacityELBO, DReG, TargetRate
-from seqvae.priors import MixtureOfGaussians
+from seqvae.priors import MixtureDistribution, MixtureOfGaussians, Prior
 from seqvae.schedules import Constant, Linear
 from seqvae.vae import VAE
 from tests.helpers.linear_gaussian import linear_gaussian
@@ -216,6 +216,31 @@ def test_the_doubly_reparameterised_gradient_has_iwaes_mean_and_less_noise(beta:
         # the agreement means something: there are gradients that are many errors away from zero
         assert (one.mean(0).abs() > 10 * error).any(), part
     assert (found[DReG]["encoder"].var(0) < 0.5 * found[IWAE]["encoder"].var(0)).all()
+
+
+class PosteriorsOfPoints(Prior):
+    """A prior as a VampPrior is one, of points that are not learned: all its gradient goes to the encoder."""
+
+    def __init__(self, points: Tensor) -> None:
+        super().__init__(2)
+        self.points = points
+
+    def forward(self, encoder: nn.Module) -> MixtureDistribution:
+        return MixtureDistribution(torch.zeros(len(self.points)).double(), encoder(self.points))
+
+
+def test_the_doubly_reparameterised_gradient_has_iwaes_mean_where_the_prior_is_made_of_posteriors() -> None:
+    vae, evidence = linear_gaussian(error=0.6)
+    x, draws = evidence.sample((32,)), 300
+    with_standard = gradients(DReG(Constant(1.0), samples=16), vae, x, 50)["encoder"]
+    vae.prior = PosteriorsOfPoints(evidence.sample((3,)))
+    one, other = (
+        gradients(objective, vae, x, draws)["encoder"]
+        for objective in (IWAE(Constant(1.0), samples=16), DReG(Constant(1.0), samples=16))
+    )
+    error = ((one.var(0) + other.var(0)) / draws).sqrt()
+    assert ((one.mean(0) - other.mean(0)).abs() < 4 * error).all()
+    assert ((one.mean(0) - with_standard.mean(0)).abs() > 10 * error).any()  # the prior has a say in it
 
 
 def test_with_an_exact_posterior_the_doubly_reparameterised_gradient_of_the_encoder_has_no_noise() -> None:

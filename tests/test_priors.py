@@ -51,6 +51,20 @@ def test_the_mixtures_density_is_torchs() -> None:
     torch.testing.assert_close(prior(nn.Identity()).log_prob(z), truth.log_prob(z))
 
 
+def test_the_density_keeps_its_digits_in_float32_where_variances_are_small() -> None:
+    prior, _ = mixture(latent_dim=40)
+    with torch.no_grad():
+        prior.mean.mul_(3.0)
+        prior.log_variance.fill_(-6.0)
+    exact = prior(nn.Identity())
+    z = exact.sample(100, torch.Generator().manual_seed(0))
+    rounded = prior.float()(nn.Identity()).log_prob(z.float())
+    assert rounded.dtype == torch.float32
+    # what float32 makes of the inputs is not the density's fault
+    again = oracle(prior.logits.double(), prior.mean.double(), 8 * torch.tanh(prior.log_variance.double() / 8))
+    torch.testing.assert_close(rounded.double(), again.log_prob(z.float().double()), rtol=1e-5, atol=1e-4)
+
+
 def test_the_vamp_priors_density_is_the_mean_of_the_posteriors_of_its_pictures() -> None:
     prior, encoder, truth = vamp()
     z = torch.randn(7, 11, 2).double()
@@ -139,6 +153,7 @@ def test_an_evaluation_encodes_the_learned_pictures_once_a_batch() -> None:
     [
         (MixtureOfGaussians, {"components": 0}, "components must be a positive int, got 0"),
         (VampPrior, {"components": "many", "image_shape": (1, 4, 4)}, "components must be a positive int, got 'many'"),
+        (VampPrior, {"from_data": 1, "image_shape": (1, 4, 4)}, "from_data must be true or false, got 1"),
         (VampPrior, {}, "tokens cannot be learned like that; use prior=mixture"),
     ],
 )

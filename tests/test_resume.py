@@ -35,6 +35,7 @@ CURES = (
     "trainer.aggressive_steps=2",
 )
 OWN_PAST = ("sampling=scheduled", "sampling.rate.share=1.0", "sampling.passes=2")
+GATED_VAMP = ("prior=vamp", "prior.components=3", "model.patches=true", "model.gated=true", "trainer.ema=0.9")
 NEVER_BETTER = ("optimizer.lr=1e-30", "trainer.patience=2")  # the third validation ends it
 
 
@@ -55,7 +56,7 @@ ROWS = [
     Row("text", 2, 1, (*CURES, "trainer.accumulate=2", "objective.beta.share=1.0", "trainer.ema=0.9")),
     Row("text", 0, 2, (*CURES, *NEVER_BETTER, "trainer.ema=0.9")),
     Row("fashion", 2, 1, ("trainer.ema=0.9", *NEVER_BETTER)),
-    Row("fashion", 0, 2, ("trainer.accumulate=3", "objective.beta.share=1.0")),
+    Row("fashion", 0, 2, ("trainer.accumulate=3", "objective.beta.share=1.0", *GATED_VAMP)),
 ]
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from hydra import compose, initialize_config_dir
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 import seqvae
 from seqvae import data
 from seqvae.data.batching import BatchOrder, loader
-from seqvae.data.dataset import read_manifest
+from seqvae.data.dataset import WindowDataset, read_manifest
 from seqvae.harness import checkpoint, conf_dir
 from seqvae.harness.aggregate import keep_aggregate
 from seqvae.harness.aggressive import check_aggressive
@@ -28,6 +29,7 @@ from seqvae.harness.engine import Engine
 from seqvae.harness.options import trainer_options
 from seqvae.harness.scoring import open_split
 from seqvae.harness.trainer import Trainer, TrainingStep
+from seqvae.priors import Prior, VampPrior
 from seqvae.vae import VAE
 
 log = logging.getLogger(__name__)
@@ -88,6 +90,8 @@ def train(config: DictConfig) -> dict[str, float]:
     batch_size = plain["data"]["batch_size"]
     torch.manual_seed(plain["seed"])
     vae = assemble(plain["model"], plain["prior"], codec)
+    if newest is None:
+        _begin_with_data(vae.prior, splits["train"], plain["seed"])
     if newest is None and plain["init_from"] is not None:
         _warm_start(vae, plain["init_from"], plain["init_parts"])
     objective = build(plain["objective"])
@@ -190,6 +194,13 @@ def _describe(trainer: Trainer, experiment: str, batch_size: int) -> None:
 def _shown(path: Path) -> str:
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _begin_with_data(prior: Prior, train: WindowDataset, seed: int) -> None:
+    """Give a prior that wants them pictures of the train split, each as often as any other."""
+    if isinstance(prior, VampPrior) and prior.from_data:
+        places = np.resize(np.random.default_rng(seed).permutation(len(train)), len(prior.pictures))
+        prior.begin_with(torch.stack([train[place] for place in places.tolist()]).float() / 255)
 
 
 def _warm_start(vae: VAE, name: str, parts: Any) -> None:

@@ -137,17 +137,29 @@ def _lstm_step(
 class ResidualBlock(nn.Module):
     """x + conv(act(conv(act(x)))); the last convolution starts at zero, so the block starts as the identity.
 
-    That is what lets the network train without a normalisation layer (Zhang et al., 2019, "Fixup").
+    That is what lets the network train without a normalisation layer (Zhang et al., 2019, "Fixup"). A `bottleneck`
+    of n works on an n-th of the channels: 1x1 convolutions lead there and back, and one of 3x3 stands between them
+    (He et al., 2016, figure 5). A `gated` block lets half of its inner maps decide how much of the other half
+    passes (Dauphin et al., 2017, eq. 1).
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, bottleneck: int = 1, gated: bool = False) -> None:
         super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.last = nn.Conv2d(channels, channels, 3, padding=1)
+        inner = channels // bottleneck
+        before_gate = 2 * inner if gated else inner
+        self.activation = nn.GLU(dim=1) if gated else nn.SiLU()
+        if bottleneck == 1:
+            self.first = nn.Conv2d(channels, before_gate, 3, padding=1)
+            self.middle: nn.Module = nn.Identity()
+            self.last = nn.Conv2d(inner, channels, 3, padding=1)
+        else:
+            self.first = nn.Conv2d(channels, inner, 1)
+            self.middle = nn.Sequential(nn.SiLU(), nn.Conv2d(inner, before_gate, 3, padding=1))
+            self.last = nn.Conv2d(inner, channels, 1)
         nn.init.zeros_(self.last.weight)
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
-        refined: Tensor = self.last(F.silu(self.first(F.silu(x))))
+        refined: Tensor = self.last(self.activation(self.middle(self.first(F.silu(x)))))
         return x + refined
 
 

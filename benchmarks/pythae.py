@@ -1,0 +1,230 @@
+"""An image VAE trained by seqvae and by pythae 0.1.2: images a second and nats, side by side.
+
+    python -m benchmarks.pythae --root data/fashion_mnist --epochs 10
+
+Both train the networks of `model=conv` on the same binary pixels, drawn once, in as many epochs of the same batches
+by Adam at the same rate, and validate after each epoch. Both best models are scored by `seqvae evaluate`'s estimate.
+pythae runs in an environment of its own with this checkout beside it: `--python` names its interpreter, else the
+environment is made at `--environment`.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+
+from seqvae import data
+from seqvae.data.batching import VALID_SEED, loader
+from seqvae.data.codec import Codec
+from seqvae.data.dataset import VALID_EPOCH, WindowDataset
+from seqvae.harness.config import assemble, build, load
+from seqvae.harness.run import configuration, train
+from seqvae.harness.scoring import evaluate, random_subset, unseen
+from seqvae.vae import VAE
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+SEED = 0
+COLUMNS = ("parameters", "images/s", "images a CPU second", "NLL", "+-", "ELBO", "active units")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pythae", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--root", type=Path, default=Path("data/fashion_mnist"), help="a prepared dataset of pictures")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--limit", type=int, metavar="N", help="train on the first N pictures")
+    parser.add_argument("--importance-samples", type=int, default=500, metavar="K")
+    parser.add_argument("--subset", type=int, default=1000, metavar="N", help="test pictures, drawn at random")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="as for seqvae train: model.width=16")
+    parser.add_argument("--python", type=Path, help="the interpreter of an environment with pythae and seqvae")
+    parser.add_argument("--environment", type=Path, default=Path(".venv-pythae"), help="where else one is made")
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker is not None:
+        train_theirs(options.worker)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(options, Path(folder))
+    print(f"{options.epochs} epochs of {options.batch_size}, {torch.get_num_threads()} threads\n")
+    print(table(rows))
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]]:
+    """Train both and return what each has come to."""
+    interpreter = (options.python or environment(options.environment)).absolute()  # a link says which environment
+    codec, test = data.load_codec(options.root / "codec").replace(binarize=True), WindowDataset(options.root, "test")
+    size = len(WindowDataset(options.root, "train", options.limit))
+    steps = -(-size // options.batch_size)  # an epoch
+    keys = ["experiment=fashion", f"data.root={options.root}", f"data.batch_size={options.batch_size}", f"seed={SEED}"]
+    keys += ["data.fresh_views=false", f"data.limit={options.limit or 'null'}", f"run_dir={folder / 'ours'}"]
+    keys += [f"optimizer.lr={options.lr}", "schedule@learning_rate=constant", "objective.beta.start=1"]
+    keys += ["trainer.clip_norm=1e9", "trainer.devices=1", f"trainer.max_steps={options.epochs * steps}"]
+    keys += [f"trainer.{name}_every={steps}" for name in ("valid", "save")] + [f"trainer.log_every={min(10, steps)}"]
+    config = configuration([*keys, *options.set])
+    request = {
+        "model": OmegaConf.to_container(config.model, resolve=True),
+        "spec": codec.spec,
+        "epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "lr": options.lr,
+        "threads": torch.get_num_threads(),
+    }
+    (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
+    export(options.root, codec, folder / "pixels.npz", options.limit)
+    worker = [str(interpreter), "-m", "benchmarks.pythae", "--worker", str(folder)]
+    subprocess.run(worker, cwd=CHECKOUT, check=True, stdout=sys.stderr)
+    theirs = assemble(request["model"], {"_target_": "seqvae.priors.StandardNormal"}, codec)
+    theirs.load_state_dict(load_file(folder / "theirs.safetensors"))
+    speeds = {"pythae 0.1.2": json.loads((folder / "theirs.json").read_text(encoding="utf-8"))}
+    seconds = time.process_time()
+    train(config)
+    seconds = time.process_time() - seconds
+    speeds["seqvae"] = {
+        "images/s": _logged_speed(folder / "ours" / "tensorboard"),
+        "images a CPU second": options.epochs * size / seconds,
+    }
+    models = {"pythae 0.1.2": theirs.eval(), "seqvae": load(folder / "ours").vae}
+    return {name: {**speeds[name], **score(vae, codec, test, options)} for name, vae in models.items()}
+
+
+def export(root: Path, codec: Codec[Any], path: Path, limit: int | None) -> None:
+    """Write the pixels that a training of `data.fresh_views=false` and its validations see."""
+    arrays = {}
+    for split, seed in (("train", SEED), ("valid", VALID_SEED)):
+        dataset = WindowDataset(root, split, limit)
+        places = [list(range(len(dataset)))]
+        (batch,) = loader(dataset, codec, places, seed=seed, epoch=VALID_EPOCH)
+        arrays[split] = batch.x.numpy()
+    np.savez(path, **arrays)
+
+
+def score(vae: VAE, codec: Codec[Any], test: WindowDataset, options: argparse.Namespace) -> dict[str, float]:
+    """Return what an evaluation finds of unseen test pictures, the same ones for both."""
+    places = unseen(test)
+    places = places[random_subset(places, min(options.subset, len(places)), SEED)]
+    found = evaluate(vae, codec, test, importance_samples=options.importance_samples, places=places).metrics
+    return {
+        "parameters": sum(parameter.numel() for parameter in vae.parameters()),
+        "NLL": found["nll"],
+        "+-": found["nll_error"],
+        "ELBO": found["elbo"],
+        "active units": found["active_units"],
+    }
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = ["| | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
+    for name, row in rows.items():
+        cells = [
+            f"{row[column]:,.2f}" if column in ("NLL", "+-", "ELBO") else f"{row[column]:,.0f}" for column in COLUMNS
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def environment(folder: Path) -> Path:
+    """Return the interpreter of an environment with pythae, made where there is none."""
+    interpreter = folder / "bin" / "python"
+    if not interpreter.exists():
+        venv.create(folder, with_pip=True)
+        install = ["-m", "pip", "install", "--quiet", "-c", str(CHECKOUT / "constraints.txt")]
+        subprocess.run([str(interpreter.absolute()), *install, "pythae==0.1.2", str(CHECKOUT)], check=True)
+    return interpreter
+
+
+def _logged_speed(folder: Path) -> float:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    readings: list[float] = [event.value for event in events.Scalars("train/examples_per_second")]
+    return statistics.median(readings[1:] or readings)
+
+
+def train_theirs(folder: Path) -> None:
+    """Train with pythae as the request says; leave the weights by our names, and the speed. Runs in its environment."""
+    from pythae.data.datasets import BaseDataset
+    from pythae.models import VAE as TheirVAE
+    from pythae.models import VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    class Encoder(BaseEncoder):  # type: ignore[misc]
+        def __init__(self, network: torch.nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: Tensor) -> Any:
+            posterior = self.network(x)
+            return ModelOutput(embedding=posterior.mean, log_covariance=posterior.log_variance)
+
+    class Decoder(BaseDecoder):  # type: ignore[misc]
+        def __init__(self, network: torch.nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, z: Tensor) -> Any:
+            return ModelOutput(reconstruction=torch.sigmoid(self.network(z)))
+
+    class Trainer(BaseTrainer):  # type: ignore[misc]
+        seconds = 0.0
+
+        def train_step(self, epoch: int) -> Any:
+            started = time.perf_counter()
+            loss = super().train_step(epoch)
+            self.seconds += time.perf_counter() - started
+            return loss
+
+    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    torch.set_num_threads(request["threads"])
+    with np.load(folder / "pixels.npz") as pixels:
+        splits = {name: torch.from_numpy(pixels[name]) for name in ("train", "valid")}
+    sets = {name: BaseDataset(x, torch.zeros(len(x))) for name, x in splits.items()}
+    torch.manual_seed(SEED)
+    encoder, decoder = build(request["model"], **request["spec"])
+    shape = tuple(request["spec"]["image_shape"])
+    config = VAEConfig(input_dim=shape, latent_dim=encoder.latent_dim, reconstruction_loss="bce")
+    trainer = Trainer(
+        model=TheirVAE(config, Encoder(encoder), Decoder(decoder)),
+        train_dataset=sets["train"],
+        eval_dataset=sets["valid"],
+        training_config=BaseTrainerConfig(
+            output_dir=str(folder / "theirs"),
+            per_device_train_batch_size=request["batch_size"],
+            per_device_eval_batch_size=request["batch_size"],
+            num_epochs=request["epochs"],
+            learning_rate=request["lr"],
+            optimizer_cls="Adam",
+            seed=SEED,
+            no_cuda=True,
+        ),
+    )
+    seconds = time.process_time()
+    trainer.train()
+    seconds = time.process_time() - seconds
+    weights = {
+        name.replace(".network.", ".", 1): tensor.contiguous()
+        for name, tensor in trainer._best_model.state_dict().items()
+    }
+    save_file(weights, folder / "theirs.safetensors")
+    seen = request["epochs"] * len(sets["train"])
+    speeds = {"images/s": seen / trainer.seconds, "images a CPU second": seen / seconds}
+    (folder / "theirs.json").write_text(json.dumps(speeds), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
