@@ -181,8 +181,10 @@ class DrumTokenizer(Codec[pretty_midi.PrettyMIDI]):
         """Return Magenta's DrumsOneHotConverter, which has the same classes."""
         return {"type": "DrumsOneHotConverter", "args": {"numSteps": self.bars * BAR}}
 
-    def preview(self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None) -> Preview:
-        return Preview(image=piano_rolls(items, columns), audio=play(items))
+    def preview(
+        self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None, sound: bool = True
+    ) -> Preview:
+        return Preview(image=piano_rolls(items, columns), audio=play(items) if sound else None)
 
     def documents(
         self, items: Sequence[pretty_midi.PrettyMIDI], title: str, captions: Sequence[str], columns: int | None = None

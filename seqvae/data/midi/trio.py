@@ -136,8 +136,10 @@ class TrioTokenizer(Codec[pretty_midi.PrettyMIDI]):
         like = items[heard.index(True)] if any(heard) else None
         return self.join([window for row in rows for window in row], like=like)
 
-    def preview(self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None) -> Preview:
-        return Preview(image=piano_rolls(items, columns), audio=play(items))
+    def preview(
+        self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None, sound: bool = True
+    ) -> Preview:
+        return Preview(image=piano_rolls(items, columns), audio=play(items) if sound else None)
 
     def documents(
         self, items: Sequence[pretty_midi.PrettyMIDI], title: str, captions: Sequence[str], columns: int | None = None
