@@ -94,7 +94,6 @@ def _plot(options: argparse.Namespace) -> None:
     options.n = kind.n if options.n is None else options.n
     if options.n < 1:
         raise ValueError(f"n must be positive, got {options.n}")
-    seed(options)
     kind.draw(options)
 
 
@@ -103,6 +102,8 @@ def _reconstructions(options: argparse.Namespace) -> None:
 
     trained = _open(options)
     check_view(trained.codec, options.output)
+    if options.inputs and options.split:
+        raise ValueError("--inputs says which items are shown; leave out --split")
     named = expand_all(options, trained, options.inputs or [f"{options.split or 'test'}:all"])
     read = read_set(spread(named, options.n), "INPUT")
     truth, names = [one.item() for one, _ in read], [one.caption for one, _ in read]
@@ -253,9 +254,11 @@ def _look(options: argparse.Namespace, trained: Trained, most: int) -> Look:
 
 
 def _open(options: argparse.Namespace, latents: bool = True) -> Trained:
-    """Return the one checkpoint."""
+    """Return the one checkpoint, and seed what is drawn from now on."""
     (options.checkpoint,) = options.checkpoint
-    return open_latent(options) if latents else open_checkpoint(options)
+    trained = open_latent(options) if latents else open_checkpoint(options)
+    seed(options)
+    return trained
 
 
 def _prior(trained: Trained) -> PriorDistribution:

@@ -17,7 +17,7 @@ from seqvae.priors import PriorDistribution
 from seqvae.traversals import contour_levels, largest, principal_axes, two_of
 
 MASSES = (0.99, 0.86, 0.39)  # of the prior within its contours: those of N(0, I) are circles of radius 3, 2, 1
-SEEN = 0.995  # of the points along each axis; what lies farther out may be cut off
+SEEN = 0.005, 0.995  # quantiles of the points along each axis; what lies farther out may be cut off
 CELLS = 120  # of the grid below the contours, along each side
 BINS = 60
 OUTLINE: dict[str, Any] = {"histtype": "step", "color": "tab:blue"}
@@ -89,8 +89,8 @@ def cloud(
 def scatter(clouds: Sequence[Cloud], label_names: Sequence[str] = ()) -> Any:
     """Draw clouds side by side, each coloured by label, over the contours that hold 39, 86 and 99 % of the prior.
 
-    Every panel is a square about the middle of its prior, just so wide that it shows the outermost contour and 99.5 %
-    of the points along each axis: one rule for all, while the numbers at their axes differ.
+    Every panel is the smallest square that shows the outermost contour and 99 % of the points along each axis: one
+    rule for all, while the numbers at their axes differ.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -100,7 +100,7 @@ def scatter(clouds: Sequence[Cloud], label_names: Sequence[str] = ()) -> Any:
     shown: dict[int, Any] = {}
     for axes, one in zip(panels, clouds, strict=True):
         points = one.points.cpu().double().numpy()
-        half = _contours(axes, one)
+        lower, upper = _contours(axes, one)
         dots = {"s": min(max(INK / max(len(points), 1), 1), 12), "linewidths": 0, "alpha": 0.7}
         labels = None if one.labels is None else one.labels.cpu().numpy()
         known = [] if labels is None else sorted({int(label) for label in labels if label >= 0})
@@ -113,8 +113,7 @@ def scatter(clouds: Sequence[Cloud], label_names: Sequence[str] = ()) -> Any:
             for label in known:
                 shown[label] = axes.scatter(*points[labels == label].T, color=colours(label % MOST_LABELS), **dots)
         axes.set(title=one.title, xlabel=one.names[0], ylabel=one.names[1], aspect="equal")
-        centre = (one.prior.mean @ one.axes).cpu().double().numpy()
-        axes.set(xlim=(centre[0] - half, centre[0] + half), ylim=(centre[1] - half, centre[1] + half))
+        axes.set(xlim=(lower[0], upper[0]), ylim=(lower[1], upper[1]))
     if shown:
         names = [label_names[label] if label < len(label_names) else str(label) for label in sorted(shown)]
         handles = [shown[label] for label in sorted(shown)]
@@ -125,18 +124,21 @@ def scatter(clouds: Sequence[Cloud], label_names: Sequence[str] = ()) -> Any:
 
 
 @torch.no_grad()
-def _contours(axes: Any, one: Cloud) -> float:
-    """Draw the prior's contours; return half the width of the panel."""
+def _contours(axes: Any, one: Cloud) -> tuple[list[float], list[float]]:
+    """Draw the prior's contours; return the lower and the upper corner of the square that shows them and the points."""
     centre = one.prior.mean @ one.axes
     drawn = (one.prior.sample(4096, torch.Generator(centre.device).manual_seed(0)) @ one.axes - centre).abs()
-    reach = 1.2 * float(torch.quantile(drawn, SEEN, dim=0).max())
+    reach = 1.2 * float(torch.quantile(drawn, SEEN[1], dim=0).max())
     line = torch.linspace(-reach, reach, CELLS).to(centre)
     grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1) + centre
     density = one.prior.projected_log_prob(grid.flatten(0, 1), one.axes).view(CELLS, CELLS)
     levels = sorted(set(contour_levels(one.prior, one.axes, MASSES).tolist()))
     x, y, height = (values.cpu().numpy() for values in (grid[..., 0], grid[..., 1], density))
     axes.contour(x, y, height, levels=levels, colors="black", linewidths=0.9, linestyles="dashed", zorder=3)
-    return max(reach, float(torch.quantile((one.points.to(centre) - centre).abs(), SEEN, dim=0).max()))
+    low, high = torch.quantile(one.points.to(centre), torch.tensor(SEEN).to(centre), dim=0)
+    low, high = torch.minimum(low, centre - reach), torch.maximum(high, centre + reach)
+    middle, half = (low + high) / 2, 0.52 * (high - low).max()
+    return (middle - half).tolist(), (middle + half).tolist()
 
 
 @torch.no_grad()
