@@ -51,11 +51,11 @@ class Classifier(nn.Module):
     def __init__(self, channels: int, labels: int) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, padding=1),
+            nn.Conv2d(channels, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1),
             nn.ReLU(),
             nn.Conv2d(32, 64, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(64, 64, 3, stride=2, padding=1),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(4),
             nn.Flatten(),
@@ -199,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--orthogonal-to", metavar="NAME", help="an attribute to leave alone, such as brightness")
     parser.add_argument("-n", type=int, default=500, help="test pictures of each A (default 500)")
     parser.add_argument("--limit", type=int, default=1000, help="training pictures a label in a vector (default 1000)")
-    parser.add_argument("--epochs", type=int, default=3, help="of the classifier (default 3)")
+    parser.add_argument("--epochs", type=int, default=5, help="of the classifier (default 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the classifier")
     parser.add_argument("--data", type=Path, metavar="ROOT", help="the dataset, if it has moved")
     options = parser.parse_args(argv)
