@@ -29,9 +29,20 @@ class RotatedMixture:
     basis: Float[Tensor, "latent latent"]
     mixture: MixtureDistribution  # of z @ basis
 
+    @property
+    def mean(self) -> Float[Tensor, " latent"]:
+        """E[z]."""
+        return self.basis @ self.mixture.mean
+
     def log_prob(self, z: Float[Tensor, "*samples batch latent"]) -> Float[Tensor, "*samples batch"]:
         """Return the log density in nats."""
         return self.mixture.log_prob(z @ self.basis)
+
+    def projected_log_prob(
+        self, points: Float[Tensor, "*n axes"], axes: Float[Tensor, "latent axes"]
+    ) -> Float[Tensor, "*n"]:
+        """Return the log density of z @ axes in nats; see `PriorDistribution.projected_log_prob`."""
+        return self.mixture.projected_log_prob(points, self.basis.T @ axes)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n latent"]:
         """Draw n latents."""

@@ -122,6 +122,25 @@ def score_examples(
     )
 
 
+@torch.no_grad()
+def mean_kl_by_dimension(
+    posterior: DiagonalGaussian, prior: PriorDistribution, generator: torch.Generator | None = None
+) -> Float[Tensor, " latent"]:
+    """Return the mean over examples of KL(q(z_d|x) || p(z_d)) in nats, for each dimension d.
+
+    Where there is no closed form it is an estimate by one draw of each posterior, with the marginals of the prior.
+    """
+    kl = prior.kl(posterior)
+    if kl is not None:
+        return kl.mean(0)
+    z = posterior.rsample(1, generator)[0]
+    squares = (z - posterior.mean).square() * torch.exp(-posterior.log_variance)
+    own = -0.5 * (squares + posterior.log_variance + LOG_TWO_PI)
+    axes = torch.eye(z.shape[1], device=z.device, dtype=z.dtype).unsqueeze(-1)
+    marginals = [prior.projected_log_prob(z[:, d : d + 1], axis) for d, axis in enumerate(axes)]
+    return (own - torch.stack(marginals, dim=1)).mean(0)
+
+
 def active_units(posterior: DiagonalGaussian) -> int:
     """Return how many latent dimensions have a posterior mean that varies over the data (Burda et al., 2016)."""
     if len(posterior.mean) < 2 or posterior.mean.shape[1] == 0:

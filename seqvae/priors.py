@@ -20,8 +20,17 @@ __all__ = ["MixtureOfGaussians", "StandardNormal", "VampPrior"]
 class PriorDistribution(Protocol):
     """p(z), as the VAE and its users need it."""
 
+    @property
+    def mean(self) -> Float[Tensor, " latent"]:
+        """E[z]."""
+
     def log_prob(self, z: Float[Tensor, "*samples batch latent"]) -> Float[Tensor, "*samples batch"]:
         """Return log p(z) in nats."""
+
+    def projected_log_prob(
+        self, points: Float[Tensor, "*n axes"], axes: Float[Tensor, "latent axes"]
+    ) -> Float[Tensor, "*n"]:
+        """Return the log density of z @ axes in nats, where the columns of `axes` are orthonormal."""
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n latent"]:
         """Draw n latents."""
@@ -57,8 +66,17 @@ class StandardNormalDistribution:
     latent_dim: int
     like: Tensor
 
+    @property
+    def mean(self) -> Float[Tensor, " latent"]:
+        return self.like.new_zeros(self.latent_dim)
+
     def log_prob(self, z: Float[Tensor, "*samples batch latent"]) -> Float[Tensor, "*samples batch"]:
         return -0.5 * (z.square() + LOG_TWO_PI).sum(-1)
+
+    def projected_log_prob(
+        self, points: Float[Tensor, "*n axes"], axes: Float[Tensor, "latent axes"]
+    ) -> Float[Tensor, "*n"]:
+        return -0.5 * (points.square() + LOG_TWO_PI).sum(-1)  # N(0, I) looks the same from everywhere
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n latent"]:
         return torch.randn(n, self.latent_dim, generator=generator, device=self.like.device, dtype=self.like.dtype)
@@ -92,6 +110,10 @@ class MixtureDistribution:
     logits: Float[Tensor, " components"]
     components: DiagonalGaussian
 
+    @property
+    def mean(self) -> Float[Tensor, " latent"]:
+        return torch.softmax(self.logits, 0) @ self.components.mean
+
     def log_prob(self, z: Float[Tensor, "*samples batch latent"]) -> Float[Tensor, "*samples batch"]:
         return torch.logsumexp(self._joint(z), -1)
 
@@ -105,6 +127,18 @@ class MixtureDistribution:
         constant = (mean.square() * precision + log_variance + LOG_TWO_PI).sum(-1)
         log_densities = -0.5 * (z.square() @ precision.T + constant) + z @ (mean * precision).T
         return (torch.log_softmax(self.logits, 0) + log_densities).to(self.components.mean.dtype)
+
+    def projected_log_prob(
+        self, points: Float[Tensor, "*n axes"], axes: Float[Tensor, "latent axes"]
+    ) -> Float[Tensor, "*n"]:
+        covariance = axes.T @ (self.components.log_variance.exp().unsqueeze(-1) * axes)
+        factor = torch.linalg.cholesky(covariance)
+        whiten = torch.linalg.inv(factor)
+        offsets = points.unsqueeze(-2) - self.components.mean @ axes
+        squares = torch.einsum("kij,...kj->...ki", whiten, offsets).square()
+        log_scale = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        log_densities = -0.5 * (squares + LOG_TWO_PI).sum(-1) - log_scale
+        return torch.logsumexp(torch.log_softmax(self.logits, 0) + log_densities, -1)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n latent"]:
         chosen = torch.multinomial(torch.softmax(self.logits, 0), n, replacement=True, generator=generator)

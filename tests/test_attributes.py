@@ -80,3 +80,18 @@ def test_a_vector_along_the_others_is_refused(others: list[list[float]]) -> None
 def test_an_empty_set_is_named(having: list[Tensor], lacking: list[Tensor], name: str) -> None:
     with pytest.raises(ValueError, match=f"the set of items {name} the attribute is empty"):
         attribute(VAE, CODEC, having, lacking)
+
+
+def test_an_edit_along_an_orthogonal_vector_leaves_the_other_attribute_alone() -> None:
+    plain, other = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.3, 0.4, 1.2])
+    vector = orthogonalize(plain, [other]).float()
+    torch.testing.assert_close(vector, plain - other * (plain @ other) / (other @ other))  # Gram-Schmidt
+    items = [torch.randn(2, 5) for _ in range(3)]
+    before, plainly, after = (
+        torch.stack([encode(VAE, CODEC, CODEC.windows(item)) for item in items]) + step
+        for step in (torch.zeros(3), 2 * plain, 2 * vector)
+    )
+    torch.testing.assert_close(after @ other, before @ other)
+    assert not torch.allclose(plainly @ other, before @ other)
+    decoded = torch.stack(edit(VAE, CODEC, items, vector, [2.0]))
+    torch.testing.assert_close(decoded, VAE.decoder.predict(after, after).detach())

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 import seqvae
-from seqvae.cli import attribute, completion, evaluate, explore, export, inspect, prepare, train, use, windows
+from seqvae.cli import attribute, completion, evaluate, explore, export, inspect, plot, prepare, train, use, windows
 
 MODULES = (
     prepare,
@@ -22,6 +22,7 @@ MODULES = (
     use,
     attribute,
     explore,
+    plot,
     evaluate,
     export,
     inspect,

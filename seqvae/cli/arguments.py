@@ -26,11 +26,16 @@ INPUT = (
 )
 
 
-def add_command(commands: Commands, name: str, help: str, run: Run) -> argparse.ArgumentParser:
-    """Add a command that opens a checkpoint."""
+def add_command(
+    commands: Commands, name: str, help: str, run: Run, nargs: str | None = None
+) -> argparse.ArgumentParser:
+    """Add a command that opens a checkpoint, or with `nargs` several."""
     sub = commands.add_parser(name, help=help, description=help)
     sub.add_argument(
-        "checkpoint", metavar="CKPT", help="a checkpoint, or a run directory: its best, RUN@last its newest"
+        "checkpoint",
+        metavar="CKPT",
+        nargs=nargs,
+        help="a checkpoint, or a run directory: its best, RUN@last its newest",
     )
     sub.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps")
     sub.set_defaults(run=run)
@@ -167,6 +172,12 @@ def strategy(options: argparse.Namespace, default: float | None = None) -> Any:
     if options.top_p is not None:
         return TopP(options.top_p, 1.0 if temperature is None else temperature)
     return None if temperature is None else Temperature(temperature)
+
+
+def sampling_strategy(options: argparse.Namespace, trained: Trained) -> Any:
+    """Return how samples are drawn: tokens by their probabilities, pixels as what is expected of them."""
+    tokens = "vocab_size" in trained.codec.spec
+    return strategy(options, 1.0 if tokens and options.beam is None else None)
 
 
 def seed(options: argparse.Namespace) -> None:

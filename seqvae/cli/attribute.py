@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from seqvae.cli.arguments import INPUT, Commands, add_command, add_data, data_root, open_latent
 from seqvae.cli.inputs import expand_all, read_set, spread
@@ -127,6 +127,7 @@ def _spread_windows(options: argparse.Namespace, trained: Trained, split: str, m
 
 def _table(options: argparse.Namespace, trained: Trained) -> None:
     from seqvae import latent
+    from seqvae.harness import plots
 
     if options.n < 1:
         raise ValueError(f"n must be positive, got {options.n}")
@@ -134,7 +135,8 @@ def _table(options: argparse.Namespace, trained: Trained) -> None:
         raise ValueError(f"strength must be finite, got {options.strength}")
     if options.output is not None and options.output.suffix != ".png":
         raise ValueError(f"-o of --table is a picture, FILE.png, got {options.output}")
-    plots = None if options.output is None else _plots()
+    if options.output is not None:
+        plots.require()
     train = _spread_windows(options, trained, "train", 4 * _limit(options))
     vectors = latent.named_attributes(trained.vae, trained.codec, train)
     if not vectors:
@@ -149,8 +151,8 @@ def _table(options: argparse.Namespace, trained: Trained) -> None:
         told = f"{len(moved):,} test windows moved by strength {options.strength:g}"
         print(f"change in percent (columns) under each vector (rows); {told}")
         print(*_lines(table), sep="\n")
-    if plots is not None:
-        _draw(plots, table, options.output)
+    if options.output is not None:
+        write_whole(options.output, plots.png(plots.table(table.percent())))
         print(f"drawn to {options.output}", file=sys.stderr)
 
 
@@ -166,34 +168,3 @@ def _lines(table: AttributeTable) -> Sequence[str]:
         for vector, changes in table.percent().items()
     ]
     return [line("", names), *rows, line("reconstructions", [f"{table.before[name]:.4g}" for name in names])]
-
-
-def _plots() -> Any:
-    try:
-        import matplotlib.figure
-    except ImportError:
-        raise ValueError('a picture needs matplotlib; get it with: pip install "seqvae[plots]"') from None
-    return matplotlib.figure
-
-
-def _draw(plots: Any, table: AttributeTable, path: Path) -> None:
-    """Draw the table as a matrix of colours with its numbers: red is more of an attribute, blue is less."""
-    import io
-
-    vectors, names = list(table.after), list(table.before)
-    cells = [[math.nan if change is None else change for change in row.values()] for row in table.percent().values()]
-    figure = plots.Figure(figsize=(2.5 + 1.1 * len(names), 1.5 + 0.7 * len(vectors)), layout="constrained")
-    axes = figure.add_subplot()
-    image = axes.imshow(cells, cmap="RdBu_r", vmin=-100, vmax=100)
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    axes.set_yticks(range(len(vectors)), vectors)
-    axes.set_xlabel("attribute")
-    axes.set_ylabel("vector")
-    for y, row in enumerate(cells):
-        for x, value in enumerate(row):
-            if not math.isnan(value):
-                axes.text(x, y, f"{value:+.0f}", ha="center", va="center")
-    figure.colorbar(image, label="change in percent")
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
-    write_whole(path, content.getvalue())

@@ -22,6 +22,7 @@ from seqvae.cli.arguments import (
     law,
     open_checkpoint,
     open_latent,
+    sampling_strategy,
     seed,
     strategy,
 )
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from seqvae.latent import Sieve
 
 STEPS = 7
+FRAME_SECONDS = 0.15
+SHORTEST, LONGEST = 0.02, 60.0  # seconds of a frame that every viewer of GIFs keeps to
 
 
 def add(commands: Commands) -> None:
@@ -76,6 +79,10 @@ def add(commands: Commands) -> None:
     interpolate.add_argument(
         "--method", choices=("slerp", "lerp"), default="slerp", help="along an arc (default) or a line"
     )
+    interpolate.add_argument("--gif", action="store_true", help="of pictures: write interpolation.gif, too")
+    interpolate.add_argument(
+        "--duration", type=float, metavar="SECONDS", help=f"of --gif: of each picture (default {FRAME_SECONDS})"
+    )
     add_decoding(interpolate, "the most likely item")
     add_output(interpolate)
 
@@ -91,8 +98,7 @@ def _sample(options: argparse.Namespace) -> None:
 
     trained = open_checkpoint(options)
     seed(options)
-    tokens = "vocab_size" in trained.codec.spec
-    draw = strategy(options, 1.0 if tokens and options.beam is None else None)
+    draw = sampling_strategy(options, trained)
     length, drawn = _length(options, trained), law(options, trained)
     if length > 1:
         drift = latent.sampling.DRIFT if options.drift is None else options.drift
@@ -201,6 +207,13 @@ def _interpolate(options: argparse.Namespace) -> None:
 
     if options.grid is not None and options.steps is not None:
         raise ValueError("--steps is for the way from A to B; the size of a grid is that of --grid")
+    if options.gif and options.grid is not None:
+        raise ValueError("--gif is of the way from A to B; leave out --grid")
+    if options.duration is not None and not options.gif:
+        raise ValueError("--duration is for --gif")
+    seconds = FRAME_SECONDS if options.duration is None else options.duration
+    if not SHORTEST <= seconds <= LONGEST:
+        raise ValueError(f"duration must be between {SHORTEST} and {LONGEST} seconds, got {seconds}")
     corners, wanted = (2, "A and B") if options.grid is None else (4, "A and B above, C and D below")
     if len(options.inputs) != corners:
         raise ValueError(f"{corners} INPUTs are wanted ({wanted}), got {len(options.inputs)}")
@@ -221,7 +234,14 @@ def _interpolate(options: argparse.Namespace) -> None:
     steps = STEPS if options.steps is None else options.steps
     items = latent.interpolate(trained.vae, trained.codec, ends[0], ends[1], steps, options.method, draw)
     captions = [f"step {step}/{steps}" for step in range(1, steps + 1)]
+    frames = trained.codec.frames(items) if options.gif else []
     write_items(trained, options, "interpolation", items, len(items), ends, captions=captions, names=names)
+    if options.gif:
+        from seqvae.data.image import write_gif
+
+        path = Path(options.output) / "interpolation.gif"
+        write_gif(path, frames, seconds)
+        print(path)
 
 
 def _size(grid: str) -> tuple[int, int]:

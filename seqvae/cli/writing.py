@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 if TYPE_CHECKING:
+    from seqvae.data.codec import Codec
     from seqvae.harness.config import Trained
 
 SHOWN = 64  # items in the picture, the sound and the file of all of them; more would be of no use to a person
@@ -82,6 +83,47 @@ def write_items(
         columns = min(len(originals), COMPARED)
         picture = [*truth[:columns], *shown[:columns]]
     _write_together(trained, folder / stem, [one.item for one in shown], picture, columns)
+
+
+def check_view(codec: Codec[Any], output: str | None) -> None:
+    """Raise ValueError, before any work, for an OUT that `write_view` cannot write."""
+    if codec.suffix is None:
+        if output is not None and output.endswith(".png"):
+            raise ValueError(f"sentences are lines of text: -o FILE.txt, or - to print them, got {output}")
+    elif output is None or not Path(output).suffix:
+        raise ValueError(f"-o FILE.png is needed, got {output or 'nothing'}")
+
+
+def write_view(
+    codec: Codec[Any],
+    output: str | None,
+    items: Sequence[Any],
+    captions: Sequence[str],
+    columns: int,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+) -> None:
+    """Write one view of items in so many columns: a picture with its labels, a page, or a line an item.
+
+    Raises:
+        ValueError: for a file that is no view of such items.
+    """
+    check_view(codec, output)
+    if codec.suffix is None:
+        write_lines((f"{name}\t{item}" for name, item in zip(captions, items, strict=True)), output)
+        return
+    from seqvae.data.captions import caption
+    from seqvae.data.image import write_png
+
+    path, image = Path(str(output)), codec.preview(items, columns, sound=False).image
+    texts = codec.documents(items, path.stem, captions, columns)
+    if path.suffix == ".png" and image is not None:
+        write_png(path, caption(image, row_labels, column_labels))
+    elif path.suffix in texts:
+        write_whole(path, texts[path.suffix].encode())
+    else:
+        raise ValueError(f"-o must end in {' or '.join(['.png', *texts])}, got {output}")
+    print(path)
 
 
 def shown_line(text: str) -> str:

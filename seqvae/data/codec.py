@@ -145,8 +145,18 @@ class Codec(ABC, Generic[Item]):
         raise ValueError(f"{type(self).__name__}: @magenta/music has no data converter for its windows")
 
     @abstractmethod
-    def preview(self, items: Sequence[Item], columns: int | None = None) -> Preview:
-        """Return the items together, as text, picture and sound; the picture in so many columns where it is said."""
+    def preview(self, items: Sequence[Item], columns: int | None = None, sound: bool = True) -> Preview:
+        """Return the items together, as text, picture and, unless it is not wanted, sound.
+
+        The picture is in so many columns where it is said.
+        """
+
+    def frames(self, items: Sequence[Item]) -> list[NDArray[np.uint8]]:
+        """Return a picture [height width 1 or 3] of each item, all of one size, to be shown one after another.
+
+        Raises ValueError where items are no pictures (the default).
+        """
+        raise ValueError(f"{type(self).__name__}: only pictures can be animated")
 
     def documents(
         self, items: Sequence[Item], title: str, captions: Sequence[str], columns: int | None = None

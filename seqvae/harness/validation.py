@@ -1,4 +1,4 @@
-"""What a training looks at on the way: the valid split's metrics, reconstructions, samples and posterior means."""
+"""What a training looks at on the way: the valid split's metrics, reconstructions, samples and latents."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -9,16 +9,20 @@ import torch
 from torch import Tensor
 
 from seqvae.data.batching import VALID_SEED, loader, valid_loader
-from seqvae.data.codec import Codec
-from seqvae.data.dataset import VALID_EPOCH, WindowDataset
-from seqvae.evaluation import active_units, mutual_information
+from seqvae.data.captions import labelled
+from seqvae.data.codec import Codec, Preview
+from seqvae.data.dataset import VALID_EPOCH, WindowDataset, read_manifest
+from seqvae.evaluation import active_units, mean_kl_by_dimension, mutual_information
 from seqvae.gaussian import DiagonalGaussian
+from seqvae.harness import plots
 from seqvae.harness.engine import Engine
 from seqvae.harness.tracking import Tracker
 from seqvae.objectives import Objective
+from seqvae.traversals import largest, traverse
 from seqvae.vae import VAE
 
-PREVIEWS = 8  # items a preview shows
+PREVIEWS = 8  # items a preview shows, and dimensions that are traversed
+TRAVERSED = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # values of each of them
 SCORED_WINDOWS = 512  # windows whose reconstruction is scored at each validation
 LATENT_WINDOWS = 2000  # windows whose posteriors are looked at: for mutual information and the projector's snapshot
 
@@ -46,10 +50,14 @@ class Validation:
             torch.manual_seed(VALID_SEED)
             metrics = self._means(interrupted)
             if metrics and self.engine.is_main:
-                metrics |= self._latent_health(tracker, step) | self._reconstruction_scores()
+                looked_at = self._spread(LATENT_WINDOWS) if self.vae.latent_dim else []
+                posterior = self._posterior(looked_at) if looked_at else None
+                metrics |= self._latent_health(posterior) | self._reconstruction_scores()
                 if tracker is not None:
                     tracker.scalars("valid", metrics, step)
                     self._preview(tracker, step)
+                    if posterior is not None:
+                        self._show_latents(tracker, step, looked_at, posterior)
         self.vae.train(training)
         return self.engine.broadcast(metrics)
 
@@ -77,20 +85,15 @@ class Validation:
         examples = means.pop("examples")
         return {name: total / examples for name, total in means.items()}
 
-    def _latent_health(self, tracker: Tracker | None, step: int) -> dict[str, float]:
+    def _latent_health(self, posterior: DiagonalGaussian | None) -> dict[str, float]:
         """Return what the latents say of windows, always the same ones; nothing where there is no latent."""
-        if self.vae.latent_dim == 0:
+        if posterior is None:
             return {}
-        chosen = self._spread(LATENT_WINDOWS)
-        posterior = self._posterior(chosen)
-        kl = self.vae.prior(self.vae.encoder).kl(posterior)
-        if tracker is not None and kl is not None:
-            tracker.histogram("valid/kl_per_dimension", kl.mean(0).cpu(), step)
         on_cpu = DiagonalGaussian(posterior.mean.cpu(), posterior.log_variance.cpu())
         return {
             "active_units": float(active_units(on_cpu)),
             "mutual_information": mutual_information(on_cpu, torch.Generator().manual_seed(VALID_SEED)),
-            "mutual_information_cap": math.log(len(chosen)),
+            "mutual_information_cap": math.log(len(posterior.mean)),
         }
 
     def _reconstruction_scores(self) -> dict[str, float]:
@@ -147,6 +150,31 @@ class Validation:
             items = [self.codec.join([window.cpu()]) for window in windows]
             tracker.preview(f"valid/{name}", self.codec.preview(items), step)
 
+    def _show_latents(self, tracker: Tracker, step: int, looked_at: list[int], posterior: DiagonalGaussian) -> None:
+        """Show the KL of each dimension, what the largest ones do, and where labels lie if there are any."""
+        prior = self.vae.prior(self.vae.encoder)
+        generator = torch.Generator(self.engine.device).manual_seed(VALID_SEED)
+        kl = mean_kl_by_dimension(posterior, prior, generator).cpu()
+        tracker.histogram("valid/kl_per_dimension", kl, step)
+        dimensions = largest(kl, PREVIEWS)
+        windows = self.vae.decoder.sample(traverse(prior.mean, dimensions, TRAVERSED))
+        items = [self.codec.join([window.cpu()]) for window in windows]
+        preview = self.codec.preview(items, len(TRAVERSED), sound=False)
+        rows, columns = [f"z{d}  KL {kl[d]:.2f}" for d in dimensions], [f"{value:+g}" for value in TRAVERSED]
+        tracker.preview("valid/traversal", labelled(preview, rows, columns), step)
+        labels = self._labels(looked_at)
+        drawable = len(kl) > 1 and bool(posterior.mean.isfinite().all())
+        if labels is not None and drawable and not plots.missing():
+            names = read_manifest(self.valid.root)["options"].get("label_names", ())
+            cloud = plots.cloud(f"step {step:,}", posterior.mean, labels, kl, prior)
+            tracker.preview("valid/latents", Preview(image=plots.pixels(plots.scatter([cloud], names))), step)
+
+    def _labels(self, chosen: list[int]) -> Tensor | None:
+        try:
+            return torch.from_numpy(self.valid.column("label")[chosen])
+        except ValueError:
+            return None
+
     @torch.no_grad()
     def project(self, tracker: Tracker, step: int) -> None:
         """Write posterior means for the embedding projector, where there are any."""
@@ -155,9 +183,10 @@ class Validation:
         training = self.vae.training
         self.vae.eval()
         chosen = self._spread(LATENT_WINDOWS)
-        try:
-            labels = [str(label) for label in self.valid.column("label")[chosen]]
-        except ValueError:
-            labels = [self.valid.names[self.valid.items[index]] for index in chosen]
-        tracker.embedding("valid/posterior_mean", self._posterior(chosen).mean.cpu(), labels, step)
+        labels = self._labels(chosen)
+        if labels is None:
+            names = [self.valid.names[self.valid.items[index]] for index in chosen]
+        else:
+            names = [str(label) for label in labels.tolist()]
+        tracker.embedding("valid/posterior_mean", self._posterior(chosen).mean.cpu(), names, step)
         self.vae.train(training)

@@ -42,7 +42,7 @@ class Letters(Codec[str]):
     def write(self, item: str, path: Path) -> None:
         path.write_text(item)
 
-    def preview(self, items: Sequence[str], columns: int | None = None) -> Preview:
+    def preview(self, items: Sequence[str], columns: int | None = None, sound: bool = True) -> Preview:
         return Preview(text="\n".join(items))
 
 

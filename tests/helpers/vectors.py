@@ -45,7 +45,7 @@ class RowCodec(Codec[Tensor]):
     def write(self, item: Tensor, path: Path) -> None:
         path.write_text(str(item.tolist()))
 
-    def preview(self, items: Sequence[Tensor], columns: int | None = None) -> Preview:
+    def preview(self, items: Sequence[Tensor], columns: int | None = None, sound: bool = True) -> Preview:
         return Preview()
 
 

@@ -2,7 +2,7 @@
 
 from seqvae.data.image.arrays import open_idx, read_idx
 from seqvae.data.image.codec import PixelCodec
-from seqvae.data.image.pictures import read_picture, write_png
+from seqvae.data.image.pictures import read_picture, write_gif, write_png
 from seqvae.data.image.preparing import parse_size, prepare_arrays, prepare_image
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "prepare_image",
     "read_idx",
     "read_picture",
+    "write_gif",
     "write_png",
 ]

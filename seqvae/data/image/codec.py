@@ -110,13 +110,11 @@ class PixelCodec(Codec[Pixels]):
     def write(self, item: Pixels, path: Path) -> None:
         write_png(path, item)
 
-    def preview(self, items: Sequence[Pixels], columns: int | None = None) -> Preview:
+    def preview(self, items: Sequence[Pixels], columns: int | None = None, sound: bool = True) -> Preview:
         """Return the pictures in one row, or where they are many in a square grid, small ones enlarged."""
         if not items:
             return Preview()
-        factor = max(1, PREVIEW_SIDE // max(self.image_shape[1:]))
-        pictures = [self.windows(item)[0].permute(1, 2, 0).numpy() for item in items]  # all of one size
-        tiles = [np.kron(picture, np.ones((factor, factor, 1), np.uint8)) for picture in pictures]
+        tiles = self.frames(items)
         columns = columns or (len(tiles) if len(tiles) <= MOST_IN_A_ROW else math.ceil(math.sqrt(len(tiles))))
         rows = math.ceil(len(tiles) / columns)
         height, width = tiles[0].shape[0] + GAP, tiles[0].shape[1] + GAP
@@ -125,3 +123,9 @@ class PixelCodec(Codec[Pixels]):
             top, left = place // columns * height, place % columns * width
             grid[top : top + tile.shape[0], left : left + tile.shape[1]] = tile  # grey spreads to three channels
         return Preview(image=grid)
+
+    def frames(self, items: Sequence[Pixels]) -> list[Pixels]:
+        """Return the pictures, small ones enlarged."""
+        factor = max(1, PREVIEW_SIDE // max(self.image_shape[1:]))
+        pictures = [self.windows(item)[0].permute(1, 2, 0).numpy() for item in items]  # all of one size
+        return [np.kron(picture, np.ones((factor, factor, 1), np.uint8)) for picture in pictures]

@@ -2,7 +2,9 @@
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,9 +89,22 @@ def _from_pillow(picture: Image.Image) -> Pixels:
 
 def write_png(path: Path, array: Pixels) -> None:
     """Write an array [height width 1 or 3] as a PNG file, beside its place and then renamed."""
+    _save(path, [array], format="PNG")
+
+
+def write_gif(path: Path, frames: Sequence[Pixels], seconds: float) -> None:
+    """Write pictures of one size as an endless GIF that shows each for so long, there and back."""
+    there_and_back = [*frames, *frames[-2:0:-1]]
+    _save(path, there_and_back, format="GIF", save_all=True, duration=round(1000 * seconds), loop=0)
+
+
+def _save(path: Path, arrays: Sequence[Pixels], **options: Any) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    first, *more = map(_to_pillow, arrays)
     try:
-        _to_pillow(array).save(temporary, format="PNG")
+        if more:
+            options["append_images"] = more
+        first.save(temporary, **options)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -48,9 +48,11 @@ class MidiCodec(Codec[pretty_midi.PrettyMIDI]):
                 windows.append(rest)
         return self.join(windows, like)
 
-    def preview(self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None) -> Preview:
+    def preview(
+        self, items: Sequence[pretty_midi.PrettyMIDI], columns: int | None = None, sound: bool = True
+    ) -> Preview:
         """Return piano rolls to one scale of pitch, and the items' first minutes played one after another."""
-        return Preview(image=piano_rolls(items, columns), audio=play(items))
+        return Preview(image=piano_rolls(items, columns), audio=play(items) if sound else None)
 
     def documents(
         self, items: Sequence[pretty_midi.PrettyMIDI], title: str, captions: Sequence[str], columns: int | None = None

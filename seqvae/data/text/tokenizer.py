@@ -271,7 +271,7 @@ class SentencePieceTokenizer(Codec[str]):
         first = self._processor.encode(self.normalize(text)[:1])
         return [UNK_ID, *ids] if UNK_ID in mark and UNK_ID in first else ids  # neighbours both unknown are one token
 
-    def preview(self, items: Sequence[str], columns: int | None = None) -> Preview:
+    def preview(self, items: Sequence[str], columns: int | None = None, sound: bool = True) -> Preview:
         return Preview(text="\n".join(items))
 
     def save(self, directory: Path) -> None:

@@ -1,0 +1,240 @@
+"""What edits with attribute vectors do, as a classifier sees them.
+
+    python -m benchmarks.edits runs/fashion --pairs t-shirt:dress sneaker:"ankle boot" --orthogonal-to brightness
+
+A small convolutional classifier learns the labels from the dataset's training pictures. For each pair A:B the vector
+from the mean posterior mean of A to that of B is made of training pictures, and test pictures of A are decoded from
+posterior mean + strength * vector. The table, Markdown on standard output, says how often the classifier calls the
+result B, A or something else, and what else became of the picture:
+
+    distance   root of the mean squared difference of pixels (0 to 1) from the reconstruction, strength 0
+    kept       cosine between the latent before, and that of the edited picture encoded again, less strength * vector:
+               1 if the edit moved nothing but the attribute (at strength 0 the cost of one decoding and encoding)
+    NAME       with --orthogonal-to NAME, rows without and with that attribute's own direction taken out of the vector,
+               and the mean change of the attribute from the reconstructions
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqvae import latent
+from seqvae.data.dataset import WindowDataset, read_manifest
+from seqvae.data.image import PixelCodec
+from seqvae.harness.config import Trained, load
+from seqvae.harness.scoring import open_split
+
+STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
+BATCH = 128
+
+
+class Edited(NamedTuple):
+    """What became of the pictures of A at one strength: shares, and means over pictures."""
+
+    target: float
+    source: float
+    other: float
+    distance: float
+    kept: float
+    change: float | None  # of the attribute to leave alone
+
+
+class Classifier(nn.Module):
+    """Pixels [batch channels height width] in [0, 1] -> logits of the labels."""
+
+    def __init__(self, channels: int, labels: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+            nn.Dropout(0.25),
+            nn.Linear(64 * 16, labels),
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.features(pixels)
+        return logits
+
+
+def pixels_of(trained: Trained, windows: Sequence[Tensor]) -> Tensor:
+    """Return windows, stored or decoded, as brightness in [0, 1]."""
+    assert isinstance(trained.codec, PixelCodec)
+    return torch.stack([trained.codec.intensities(window) for window in windows])
+
+
+def train_classifier(pixels: Tensor, labels: Tensor, count: int, epochs: int, seed: int) -> Classifier:
+    """Return a classifier trained for so many epochs, its learning rate falling to nothing."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Classifier(pixels.shape[1], count)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+        steps = epochs * -(-len(pixels) // BATCH)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+        for _ in range(epochs):
+            for rows in torch.randperm(len(pixels)).split(BATCH):
+                loss = F.cross_entropy(model(pixels[rows]), labels[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def classify(model: Classifier, pixels: Tensor) -> Tensor:
+    """Return the label of each picture."""
+    return torch.cat([model(part).argmax(1) for part in pixels.split(1024)])
+
+
+def measure(
+    trained: Trained,
+    model: Classifier,
+    windows: Sequence[Tensor],
+    labels: tuple[int, int],
+    vector: Tensor,
+    strengths: Sequence[float] = STRENGTHS,
+    attribute: str | None = None,
+) -> Iterator[Edited]:
+    """Yield what becomes of windows of the first label on their way to the second, for each strength."""
+    vae, codec = trained.vae, trained.codec
+    z = latent.encode(vae, codec, windows)
+    step = vector.to(z)
+
+    def amount(decoded: Sequence[Tensor]) -> Tensor:
+        return torch.tensor([codec.attributes(window)[attribute] for window in decoded if attribute is not None])
+
+    before = latent.decode(vae, z)
+    for strength in strengths:
+        after = latent.decode(vae, z + strength * step)
+        found = classify(model, pixels_of(trained, after))
+        errors = (pixels_of(trained, after) - pixels_of(trained, before)).flatten(1).square().mean(1)
+        again = latent.encode(vae, codec, [codec.windows(codec.join([window]))[0] for window in after])
+        source, target = (float((found == label).float().mean()) for label in labels)
+        yield Edited(
+            target=target,
+            source=source,
+            other=1 - source - target,
+            distance=float(errors.sqrt().mean()),
+            kept=float(F.cosine_similarity(again - strength * step, z).mean()),
+            change=None if attribute is None else float((amount(after) - amount(before)).mean()),
+        )
+
+
+def table(
+    trained: Trained,
+    model: Classifier,
+    splits: tuple[WindowDataset, WindowDataset],
+    names: Sequence[str],
+    pairs: Sequence[tuple[int, int]],
+    n: int,
+    limit: int,
+    attribute: str | None = None,
+) -> Iterator[str]:
+    """Yield the lines of the table."""
+    train, test = splits
+    heads = ["A -> B", "vector", "strength", "called B", "called A", "other", "distance", "kept"]
+    heads += [] if attribute is None else [attribute]
+    yield f"| {' | '.join(heads)} |"
+    yield f"|---|---|{'--:|' * (len(heads) - 2)}"
+    direction: Tensor | None = None
+    if attribute is not None:
+        everything = spread(train, range(len(train)), 4 * limit)
+        (direction,) = latent.named_attributes(trained.vae, trained.codec, everything, [attribute]).values()
+    for pair in pairs:
+        sets = [spread(train, labelled(train, label), limit) for label in pair]
+        plain = latent.attribute(trained.vae, trained.codec, sets[1], sets[0])
+        vectors = {"plain": plain}
+        if direction is not None:
+            vectors[f"without {attribute}"] = latent.orthogonalize(plain, [direction]).float()
+        windows = spread(test, labelled(test, pair[0]), n)
+        for kind, vector in vectors.items():
+            rows = measure(trained, model, windows, pair, vector, attribute=attribute)
+            for strength, row in zip(STRENGTHS, rows, strict=True):
+                cells = [f"{names[pair[0]]} -> {names[pair[1]]}", kind, f"{strength:g}"]
+                cells += [f"{100 * share:.1f} %" for share in (row.target, row.source, row.other)]
+                cells += [f"{row.distance:.3f}", f"{row.kept:.3f}"]
+                cells += [] if row.change is None else [f"{row.change:+.3f}"]
+                yield f"| {' | '.join(cells)} |"
+
+
+def labelled(dataset: WindowDataset, label: int) -> list[int]:
+    """Return the places of a label's windows."""
+    places: list[int] = (dataset.column("label") == label).nonzero()[0].tolist()
+    if not places:
+        raise ValueError(f"{dataset.root} has no windows of label {label} in its {dataset.split} split")
+    return places
+
+
+def spread(dataset: WindowDataset, places: Sequence[int], most: int) -> list[Tensor]:
+    """Return at most so many of the windows at these places, evenly spread."""
+    count = min(most, len(places))
+    return [dataset[places[place * len(places) // count]] for place in range(count)]
+
+
+def parse_pair(pair: str, names: Sequence[str]) -> tuple[int, int]:
+    """Return the two labels of A:B. Raises ValueError for names that the dataset does not have."""
+    a, _, b = pair.partition(":")
+    for name in (a, b):
+        if name not in names:
+            raise ValueError(f"a pair is A:B of {', '.join(names)}, got {pair!r}")
+    return names.index(a), names.index(b)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.edits", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint, or a run directory: its best")
+    parser.add_argument("--pairs", nargs="+", metavar="A:B", required=True, help="labels: from, and to")
+    parser.add_argument("--orthogonal-to", metavar="NAME", help="an attribute to leave alone, such as brightness")
+    parser.add_argument("-n", type=int, default=500, help="test pictures of each A (default 500)")
+    parser.add_argument("--limit", type=int, default=1000, help="training pictures a label in a vector (default 1000)")
+    parser.add_argument("--epochs", type=int, default=5, help="of the classifier (default 5)")
+    parser.add_argument("--seed", type=int, default=0, help="of the classifier")
+    parser.add_argument("--data", type=Path, metavar="ROOT", help="the dataset, if it has moved")
+    options = parser.parse_args(argv)
+    try:
+        for name in ("n", "limit", "epochs"):
+            if getattr(options, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(options, name)}")
+        trained = load(options.checkpoint)
+        if not isinstance(trained.codec, PixelCodec):
+            raise ValueError(f"{options.checkpoint} has no pictures: its codec is a {type(trained.codec).__name__}")
+        root = options.data or Path(trained.config["data"]["root"])
+        train, test = (open_split(root, split, trained.config["data"]["fingerprint"]) for split in ("train", "test"))
+        names = read_manifest(root)["options"].get("label_names") or []
+        if not names:
+            raise ValueError(f"{root} has no labels to learn and to edit")
+        pairs = [parse_pair(pair, names) for pair in options.pairs]
+        pixels, labels = ([], [])
+        for split in (train, test):
+            pixels.append(pixels_of(trained, [split[place] for place in range(len(split))]))
+            labels.append(torch.from_numpy(split.column("label")).long())
+        if min(int(column.min()) for column in labels) < 0:
+            raise ValueError(f"{root} has pictures without a label")
+        model = train_classifier(pixels[0], labels[0], len(names), options.epochs, options.seed)
+        right = (classify(model, pixels[1]) == labels[1]).float().mean()
+        print(
+            f"The classifier ({options.epochs} epochs, seed {options.seed}) is right on {100 * right:.1f} % of "
+            f"{len(test):,} test pictures.\n"
+        )
+        for line in table(trained, model, (train, test), names, pairs, options.n, options.limit, options.orthogonal_to):
+            print(line, flush=True)
+    except (ValueError, OSError) as error:
+        print(f"benchmarks.edits: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""What needs axes: figures of latents and of attributes. The one module that knows matplotlib, which may be missing."""
+
+import importlib.util
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqvae.gaussian import DiagonalGaussian
+from seqvae.priors import PriorDistribution
+from seqvae.traversals import contour_levels, largest, principal_axes, two_of
+
+MASSES = (0.99, 0.86, 0.39)  # of the prior within its contours: those of N(0, I) are circles of radius 3, 2, 1
+SEEN = 0.005, 0.995  # quantiles of the points along each axis; what lies farther out may be cut off
+CELLS = 120  # of the grid below the contours, along each side
+BINS = 60
+OUTLINE: dict[str, Any] = {"histtype": "step", "color": "tab:blue"}
+MOST_LABELS = 20  # that have a colour of their own
+INK = 20_000  # square points that all dots of a panel cover together, unless they are very few or very many
+
+
+def missing() -> bool:
+    """Return whether matplotlib is not there."""
+    return importlib.util.find_spec("matplotlib") is None
+
+
+def require() -> None:
+    """Raise ValueError, with the way to get it, where matplotlib is missing."""
+    if missing():
+        raise ValueError('a picture needs matplotlib; get it with: pip install "seqvae[plots]"')
+
+
+def png(figure: Any) -> bytes:
+    """Return the figure as a PNG file."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    return content.getvalue()
+
+
+def pixels(figure: Any) -> NDArray[np.uint8]:
+    """Return the figure as an array [height width 3]."""
+    from matplotlib.backends import backend_agg
+
+    canvas: Any = backend_agg.FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+class Cloud(NamedTuple):
+    """Posterior means in a plane of latent space, and the prior beneath them."""
+
+    title: str
+    points: Float[Tensor, "n 2"]
+    labels: Int[Tensor, " n"] | None  # -1 is none
+    axes: Float[Tensor, "latent 2"]  # the plane's directions
+    names: tuple[str, str]  # of these
+    prior: PriorDistribution
+
+
+def cloud(
+    title: str,
+    means: Float[Tensor, "n latent"],
+    labels: Int[Tensor, " n"] | None,
+    kl: Float[Tensor, " latent"],
+    prior: PriorDistribution,
+    principal: bool = False,
+) -> Cloud:
+    """Return posterior means in the plane of the two dimensions of the largest KL, or of the principal components.
+
+    Raises:
+        ValueError: with fewer than two dimensions.
+    """
+    dimensions = two_of(kl)
+    if principal:
+        axes, names = principal_axes(means), ("principal component 1", "principal component 2")
+    else:
+        axes = torch.eye(means.shape[1]).to(means)[:, dimensions]
+        first, second = (f"z{dimension} (KL {kl[dimension]:.2f} nats)" for dimension in dimensions)
+        names = first, second
+    return Cloud(title, means @ axes, labels, axes, names, prior)
+
+
+def scatter(clouds: Sequence[Cloud], label_names: Sequence[str] = ()) -> Any:
+    """Draw clouds side by side, each coloured by label, over the contours that hold 39, 86 and 99 % of the prior.
+
+    Every panel is the smallest square that shows the outermost contour and 99 % of the points along each axis: one
+    rule for all, while the numbers at their axes differ.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * len(clouds) + 1.4, 5.2), layout="constrained")
+    panels = figure.subplots(1, len(clouds), squeeze=False)[0]
+    shown: dict[int, Any] = {}
+    for axes, one in zip(panels, clouds, strict=True):
+        points = one.points.cpu().double().numpy()
+        lower, upper = _contours(axes, one)
+        dots = {"s": min(max(INK / max(len(points), 1), 1), 12), "linewidths": 0, "alpha": 0.7}
+        labels = None if one.labels is None else one.labels.cpu().numpy()
+        known = [] if labels is None else sorted({int(label) for label in labels if label >= 0})
+        if labels is None or len(known) > MOST_LABELS:
+            axes.scatter(points[:, 0], points[:, 1], color="tab:blue", **dots)
+        else:
+            colours = matplotlib.colormaps["tab10" if max(known, default=0) < 10 else "tab20"]
+            if (labels < 0).any():
+                axes.scatter(*points[labels < 0].T, color="lightgrey", **dots)
+            for label in known:
+                shown[label] = axes.scatter(*points[labels == label].T, color=colours(label % MOST_LABELS), **dots)
+        axes.set(title=one.title, xlabel=one.names[0], ylabel=one.names[1], aspect="equal")
+        axes.set(xlim=(lower[0], upper[0]), ylim=(lower[1], upper[1]))
+    if shown:
+        names = [label_names[label] if label < len(label_names) else str(label) for label in sorted(shown)]
+        handles = [shown[label] for label in sorted(shown)]
+        legend: Any = figure.legend(handles, names, loc="outside right center", frameon=False)
+        for handle in legend.legend_handles:
+            handle.set(sizes=[40], alpha=1)
+    return figure
+
+
+@torch.no_grad()
+def _contours(axes: Any, one: Cloud) -> tuple[list[float], list[float]]:
+    """Draw the prior's contours; return the lower and the upper corner of the square that shows them and the points."""
+    centre = one.prior.mean @ one.axes
+    drawn = (one.prior.sample(4096, torch.Generator(centre.device).manual_seed(0)) @ one.axes - centre).abs()
+    reach = 1.2 * float(torch.quantile(drawn, SEEN[1], dim=0).max())
+    line = torch.linspace(-reach, reach, CELLS).to(centre)
+    grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1) + centre
+    density = one.prior.projected_log_prob(grid.flatten(0, 1), one.axes).view(CELLS, CELLS)
+    levels = sorted(set(contour_levels(one.prior, one.axes, MASSES).tolist()))
+    x, y, height = (values.cpu().numpy() for values in (grid[..., 0], grid[..., 1], density))
+    axes.contour(x, y, height, levels=levels, colors="black", linewidths=0.9, linestyles="dashed", zorder=3)
+    low, high = torch.quantile(one.points.to(centre), torch.tensor(SEEN).to(centre), dim=0)
+    low, high = torch.minimum(low, centre - reach), torch.maximum(high, centre + reach)
+    middle, half = (low + high) / 2, 0.52 * (high - low).max()
+    return (middle - half).tolist(), (middle + half).tolist()
+
+
+@torch.no_grad()
+def against_prior(
+    posterior: DiagonalGaussian,
+    kl: Float[Tensor, " latent"],
+    prior: PriorDistribution,
+    title: str = "",
+    each: int = 3,
+    generator: torch.Generator | None = None,
+) -> Any:
+    """Draw the aggregate posterior against the prior: dimensions of the largest and the smallest KL, and |z|.
+
+    Of a dimension: histograms of the posterior means and of a draw from every posterior, over the prior's density. Of
+    |z|: a draw from every posterior, and as many from the prior.
+    """
+    from matplotlib.figure import Figure
+
+    order = largest(kl, len(kl))
+    rows = [order] if len(order) <= each else [order[:each], order[max(each, len(order) - each) :]]
+    drawn = posterior.rsample(1, generator)[0]
+    expected = prior.sample(len(drawn), generator)
+    figure = Figure(figsize=(3.2 * (len(rows[0]) + 1), 2.6 * len(rows) + 0.6), layout="constrained")
+    grid = figure.add_gridspec(len(rows), len(rows[0]) + 1)
+    for y, row in enumerate(rows):
+        for x, dimension in enumerate(row):
+            axes = figure.add_subplot(grid[y, x], title=f"z{dimension}, KL {kl[dimension]:.2f} nats")
+            means, draws = posterior.mean[:, dimension], drawn[:, dimension]
+            bins = _bins(torch.cat([means, draws, expected[:, dimension]]))
+            axes.hist(means.cpu(), bins, density=True, color="tab:orange", alpha=0.45, label="means")
+            axes.hist(draws.cpu(), bins, density=True, **OUTLINE, label="draws of q(z)")
+            axis = torch.eye(len(kl)).to(drawn)[:, [dimension]]
+            density = prior.projected_log_prob(torch.tensor(bins).to(drawn).unsqueeze(-1), axis).exp().cpu()
+            axes.plot(bins, density, "k--", label="p(z)")
+            axes.set_ylim(0, 2.5 * float(density.max()))  # means that all but agree would flatten everything else
+    figure.axes[0].legend(fontsize="small", frameon=False)
+    axes = figure.add_subplot(grid[:, -1], title="|z|")
+    lengths, truth = drawn.norm(dim=1).cpu(), expected.norm(dim=1).cpu()
+    bins = _bins(torch.cat([lengths, truth]))
+    axes.hist(lengths, bins, density=True, **OUTLINE, label="draws of q(z)")
+    axes.hist(truth, bins, density=True, **OUTLINE | {"color": "black", "linestyle": "dashed"}, label="draws of p(z)")
+    axes.legend(fontsize="small", frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def _bins(values: Float[Tensor, " n"]) -> list[float]:
+    """Return the edges of bins for all but the outermost values."""
+    low, high = np.quantile(values.cpu().double().numpy(), (0.001, 0.999)).tolist()
+    return torch.linspace(low, high if low < high else low + 1, BINS).tolist()
+
+
+def table(percent: Mapping[str, Mapping[str, float | None]]) -> Any:
+    """Draw changes of attributes under vectors as colours with their numbers: red is more of an attribute."""
+    from matplotlib.figure import Figure
+
+    vectors, names = list(percent), list(next(iter(percent.values())))
+    cells = [[math.nan if change is None else change for change in row.values()] for row in percent.values()]
+    figure = Figure(figsize=(2.5 + 1.1 * len(names), 1.5 + 0.7 * len(vectors)), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(cells, cmap="RdBu_r", vmin=-100, vmax=100)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_yticks(range(len(vectors)), vectors)
+    axes.set_xlabel("attribute")
+    axes.set_ylabel("vector")
+    for y, row in enumerate(cells):
+        for x, value in enumerate(row):
+            if not math.isnan(value):
+                axes.text(x, y, f"{value:+.0f}", ha="center", va="center")
+    figure.colorbar(image, label="change in percent")
+    return figure

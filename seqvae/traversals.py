@@ -1,0 +1,99 @@
+"""Points of latent space that show what it is: walks along its dimensions, the grid of its quantiles, its planes."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seqvae.priors import PriorDistribution
+
+DRAWS = 20_000  # of the prior, where only draws tell how far it reaches
+CELLS = 10_001  # of the grid that a density is summed over
+
+
+def traverse(
+    centre: Float[Tensor, " latent"], dimensions: Sequence[int], values: Sequence[float]
+) -> Float[Tensor, "rows*columns latent"]:
+    """Return a row for each dimension, in which it takes the values one after another and all else is the centre's."""
+    z = centre.repeat(len(dimensions), len(values), 1)
+    for row, dimension in enumerate(dimensions):
+        z[row, :, dimension] = torch.as_tensor(values).to(z)
+    return z.flatten(0, 1)
+
+
+@torch.no_grad()
+def quantiles(prior: PriorDistribution, dimension: int, levels: Sequence[float]) -> Float[Tensor, " levels"]:
+    """Return the values that z of this dimension stays below with these probabilities; float64, on the CPU."""
+    draws = _draws(prior)
+    axis = torch.eye(draws.shape[1]).to(draws)[:, [dimension]]
+    low, high = (draws @ axis).aminmax()
+    reach = float(high - low) / 2  # what so many draws miss lies within it
+    values = torch.linspace(float(low) - reach, float(high) + reach, CELLS)
+    density = prior.projected_log_prob(values.to(draws).unsqueeze(-1), axis).cpu().double().exp()
+    mass = torch.cumulative_trapezoid(density, values.double())
+    wanted = torch.tensor(levels, dtype=torch.float64) * mass[-1]
+    return values.double()[1:][torch.searchsorted(mass, wanted).clamp(max=len(mass) - 1)]
+
+
+def quantile_grid(
+    prior: PriorDistribution, dimensions: tuple[int, int], side: int
+) -> Float[Tensor, "side*side latent"]:
+    """Return side * side latents at the middles of equally likely cells of two dimensions.
+
+    The first grows from left to right and the second from below to above, as in a plot of them; all others are the
+    prior's mean (Kingma & Welling, 2014, figure 4).
+
+    Raises:
+        ValueError: for a side that is not positive.
+    """
+    if side < 1:
+        raise ValueError(f"the grid must be at least 1 wide, got {side}")
+    levels = [(place + 0.5) / side for place in range(side)]
+    across, upward = (quantiles(prior, dimension, levels) for dimension in dimensions)
+    z = prior.mean.repeat(side, side, 1)
+    z[..., dimensions[0]] = across.to(z)
+    z[..., dimensions[1]] = upward.flip(0).to(z).unsqueeze(1)
+    return z.flatten(0, 1)
+
+
+def largest(kl: Float[Tensor, " latent"], count: int) -> list[int]:
+    """Return the dimensions of the largest KL, the largest first."""
+    return kl.argsort(descending=True, stable=True)[:count].tolist()
+
+
+def two_of(kl: Float[Tensor, " latent"]) -> tuple[int, int]:
+    """Return the two dimensions of the largest KL; of two the first and the second.
+
+    Raises:
+        ValueError: when there are fewer.
+    """
+    if len(kl) < 2:
+        raise ValueError(f"two latent dimensions are needed, this model has {len(kl)}")
+    first, second = (0, 1) if len(kl) == 2 else largest(kl, 2)
+    return first, second
+
+
+def principal_axes(means: Float[Tensor, "n latent"], count: int = 2) -> Float[Tensor, "latent count"]:
+    """Return the orthonormal directions along which points vary most, the first most, each with its largest number
+    positive.
+    """
+    centred = means.double() - means.double().mean(0)
+    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
+    axes: Tensor = directions[:count].T
+    return (axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()).to(means)
+
+
+@torch.no_grad()
+def contour_levels(
+    prior: PriorDistribution, axes: Float[Tensor, "latent axes"], masses: Sequence[float]
+) -> Float[Tensor, " masses"]:
+    """Return the log densities along axes above which these shares of the prior lie, in nats."""
+    log_density = prior.projected_log_prob(_draws(prior) @ axes, axes)
+    return torch.quantile(log_density, 1 - torch.tensor(masses).to(log_density))
+
+
+def _draws(prior: PriorDistribution) -> Float[Tensor, "draws latent"]:
+    """Return the same draws every time."""
+    device = prior.mean.device
+    return prior.sample(DRAWS, torch.Generator(device).manual_seed(0))

@@ -1,0 +1,305 @@
+"""`seqvae plot`, its figures and what TensorBoard shows of latents: what is drawn is what was computed."""
+
+import builtins
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageSequence
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from seqvae import latent
+from seqvae.cli import main
+from seqvae.data.captions import MARGIN, SIZE, caption, labelled
+from seqvae.data.codec import Preview
+from seqvae.data.dataset import WindowDataset
+from seqvae.data.image import write_gif
+from seqvae.evaluation import mean_kl_by_dimension
+from seqvae.gaussian import DiagonalGaussian
+from seqvae.harness import plots
+from seqvae.harness.config import load
+from seqvae.priors import StandardNormal
+from seqvae.traversals import largest, quantile_grid, traverse
+from tests.helpers.worlds import Run, World, train_tiny
+
+GetRun = Callable[[str], Run]
+GetWorld = Callable[[str], World]
+Capture = pytest.CaptureFixture[str]
+ENDING = {"melody": ".png", "fashion": ".png", "text": ".txt"}
+
+
+@pytest.fixture(autouse=True)
+def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def ok(*arguments: object) -> None:
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+def refused(capsys: Capture, *arguments: object) -> str:
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1, err
+    return err
+
+
+def picture(path: str | Path) -> Any:
+    with Image.open(path) as opened:
+        return np.asarray(opened.convert("RGB"))
+
+
+@pytest.fixture
+def no_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def absent(name: str, *rest: Any) -> Any:
+        if name.partition(".")[0] == "matplotlib":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    monkeypatch.setattr(builtins, "__import__", absent)
+
+
+@pytest.mark.usefixtures("no_matplotlib")
+@pytest.mark.parametrize("kind", ["reconstructions", "samples", "manifold", "traversals"])
+def test_grids_of_items_are_drawn_in_every_modality_without_matplotlib(kind: str, run: Run) -> None:
+    path = Path(f"view{ENDING[run.world.experiment]}")
+    ok("plot", run.path, kind, "-n", 2, "-o", path)
+    count = {"reconstructions": 4, "samples": 2, "manifold": 4, "traversals": 14}[kind]
+    if path.suffix == ".txt":
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert len(lines) == count
+        assert all("\t" in line for line in lines)
+    else:
+        assert min(picture(path).shape[:2]) > 50
+
+
+def test_the_manifold_is_the_preview_of_the_decoded_quantiles(get_run: GetRun) -> None:
+    run = get_run("fashion")
+    ok("plot", run.path, "manifold", "-n", 3, "-o", "m.png")
+    trained = load(run.path)
+    test = WindowDataset(run.world.root, "test")
+    posterior = latent.posterior(trained.vae, trained.codec, [test[place] for place in range(len(test))])
+    prior = trained.vae.prior(trained.vae.encoder)
+    first, second = largest(mean_kl_by_dimension(posterior, prior), 2)
+    windows = latent.decode(trained.vae, quantile_grid(prior, (first, second), 3))
+    expected = trained.codec.preview([trained.codec.join([window]) for window in windows], 3).image
+    np.testing.assert_array_equal(picture("m.png"), expected)
+
+
+def test_traversals_start_from_an_input_and_have_the_largest_kl_on_top(get_run: GetRun) -> None:
+    run = get_run("fashion")
+    arguments = ("--inputs", run.world.inputs[0], "--range", -2, 1, "--steps", 4)
+    ok("plot", run.path, "traversals", "-n", 2, *arguments, "-o", "t.png")
+    trained = load(run.path)
+    codec, vae = trained.codec, trained.vae
+    test = WindowDataset(run.world.root, "test")
+    kl = latent.posterior(vae, codec, [test[place] for place in range(len(test))]).kl_to_standard_normal().mean(0)
+    centre = latent.encode(vae, codec, codec.windows(codec.read(run.world.inputs[0])[0]))[0]
+    windows = latent.decode(vae, traverse(centre, largest(kl, 2), [-2.0, -1.0, 0.0, 1.0]))
+    expected = codec.preview([codec.join([window]) for window in windows], 4).image
+    assert expected is not None
+    drawn = picture("t.png")
+    np.testing.assert_array_equal(drawn[-expected.shape[0] :, -expected.shape[1] :], expected)
+    assert (drawn[: SIZE + MARGIN].min(), drawn[:, :20].min()) < (128, 128)  # words
+
+
+def test_reconstructions_stand_below_their_originals(get_run: GetRun) -> None:
+    run = get_run("fashion")
+    inputs = [*run.world.inputs, "test:0"]
+    ok("plot", run.path, "reconstructions", "--inputs", *inputs, "-o", "r.png")
+    ok("reconstruct", run.path, *inputs, "-o", "out")
+    np.testing.assert_array_equal(picture("r.png"), picture("out/reconstruction.png"))
+
+
+def test_samples_of_text_are_those_that_sample_draws(get_run: GetRun, capsys: Capture) -> None:
+    run = get_run("text")
+    ok("sample", run.path, "-n", 3, "--seed", 5)
+    drawn = capsys.readouterr().out.splitlines()
+    ok("plot", run.path, "samples", "-n", 3, "--seed", 5)
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.partition("\t")[2] for line in shown] == drawn
+
+
+def test_a_page_of_melodies_names_the_dimension_and_its_value(get_run: GetRun) -> None:
+    ok("plot", get_run("melody").path, "traversals", "-n", 1, "--steps", 2, "-o", "t.html")
+    page = Path("t.html").read_text(encoding="utf-8")
+    assert ": -3" in page
+    assert ": +3" in page
+
+
+def test_a_scatter_takes_several_checkpoints(get_run: GetRun) -> None:
+    pytest.importorskip("matplotlib")
+    run = get_run("fashion")
+    ok("plot", run.path, "scatter", "-o", "one.png")
+    ok("plot", run.path, f"{run.path}@last", "scatter", "--principal", "-o", "two.png")
+    assert picture("two.png").shape[1] > 1.5 * picture("one.png").shape[1]
+
+
+def test_figures_are_drawn_in_every_modality(run: Run) -> None:
+    pytest.importorskip("matplotlib")
+    for kind in ("scatter", "prior"):
+        ok("plot", run.path, kind, "-n", 5, "-o", f"{kind}.png")
+        assert min(picture(f"{kind}.png").shape[:2]) > 200
+
+
+def test_every_point_of_a_scatter_is_drawn_in_the_colour_of_its_label() -> None:
+    pytest.importorskip("matplotlib")
+    means, labels = 5 * torch.randn(60, 4), torch.arange(60) % 3 - 1
+    prior = StandardNormal(4)(nn.Identity())
+    cloud = plots.cloud("title", means, labels, torch.tensor([0.0, 2.0, 1.0, 5.0]), prior)
+    figure = plots.scatter([cloud], ["a", "b"])
+    (axes,) = figure.axes
+    dots = [one for one in axes.collections if len(one.get_offsets()) and one.get_label().startswith("_child")]
+    drawn = [np.asarray(one.get_offsets()) for one in dots if np.asarray(one.get_offsets()).shape == (20, 2)]
+    for label, points in zip((-1, 0, 1), drawn, strict=True):
+        np.testing.assert_allclose(points, means[labels == label][:, [3, 1]].numpy(), rtol=1e-6)
+    assert axes.get_xlabel() == "z3 (KL 5.00 nats)"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    assert right - left == pytest.approx(high - low)
+    assert plots.pixels(figure).shape[2] == 3
+
+
+def test_contours_of_a_normal_prior_are_circles_of_radius_one_two_and_three() -> None:
+    pytest.importorskip("matplotlib")
+    prior = StandardNormal(2)(nn.Identity())
+    figure = plots.scatter([plots.cloud("", torch.randn(50, 2), None, torch.ones(2), prior)])
+    paths = figure.axes[0].collections[0].get_paths()
+    radii = [np.linalg.norm(path.vertices, axis=1) for path in paths]
+    assert [round(float(radius.mean()), 1) for radius in radii] == [3.0, 2.0, 1.0]
+    assert all(radius.std() < 0.02 for radius in radii)
+
+
+def test_histograms_are_those_of_means_and_draws_over_the_priors_density() -> None:
+    pytest.importorskip("matplotlib")
+    prior, kl = StandardNormal(8)(nn.Identity()), torch.arange(8.0)
+    q = DiagonalGaussian(torch.randn(500, 8), torch.full((500, 8), -1.0))
+    figure = plots.against_prior(q, kl, prior, generator=torch.Generator().manual_seed(0))
+    titles = [axes.get_title() for axes in figure.axes]
+    assert [title.partition(",")[0] for title in titles] == ["z7", "z6", "z5", "z2", "z1", "z0", "|z|"]
+    axes = figure.axes[0]
+    edges, density = axes.lines[0].get_data()
+    np.testing.assert_allclose(density, np.exp(-0.5 * edges**2) / np.sqrt(2 * np.pi), rtol=1e-4)
+    heights, _ = np.histogram(q.mean[:, 7].numpy(), edges, density=True)
+    bars: Any = axes.patches[: len(heights)]
+    np.testing.assert_allclose([bar.get_height() for bar in bars], heights, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["samples", "--principal", "-o", "x.png"], "--principal is for scatter, not for samples"),
+        (["prior", "--top-k", "3", "-o", "x.png"], "--top-k is for "),
+        (["traversals", "--from", "aggregate", "-o", "x.png"], "--from is for samples, not for traversals"),
+        (["samples", "-n", "0", "-o", "x.png"], "n must be positive, got 0"),
+        (["samples"], "-o FILE.png is needed, got nothing"),
+        (["samples", "-n", "1", "-o", "x.jpg"], "-o must end in .png, got x.jpg"),
+        (["scatter", "-o", "x.jpg"], "-o FILE.png is needed, got x.jpg"),
+        (["traversals", "--range", "1", "1", "-o", "x.png"], "range must go from a number to a larger one, got 1 1"),
+        (["traversals", "--range", "0", "inf", "-o", "x.png"], "range must go from a number to a larger one"),
+        (["traversals", "--steps", "1", "-o", "x.png"], "steps must be at least 2 (both ends count), got 1"),
+        (["traversals", "--inputs", "test:0", "test:1", "-o", "x.png"], "traversals are about one INPUT, got 2"),
+        (["reconstructions", "--inputs", "test:0", "--split", "test", "-o", "x.png"], "leave out --split"),
+        (["traversals", "--data", "nowhere", "-o", "x.png"], "the dataset is not at nowhere"),
+    ],
+)
+def test_a_mistake_with_plots_is_one_line(arguments: list[str], message: str, get_run: GetRun, capsys: Capture) -> None:
+    assert message in refused(capsys, "plot", get_run("fashion").path, *arguments)
+    assert not list(Path().iterdir())
+
+
+def test_pictures_of_sentences_and_of_several_checkpoints_are_refused(get_run: GetRun, capsys: Capture) -> None:
+    path = get_run("text").path
+    assert "sentences are lines of text" in refused(capsys, "plot", path, "samples", "-o", "x.png")
+    assert "samples shows one checkpoint, got 2" in refused(capsys, "plot", path, path, "samples")
+
+
+@pytest.mark.usefixtures("no_matplotlib")
+def test_a_figure_without_matplotlib_says_how_to_get_it(get_run: GetRun, capsys: Capture) -> None:
+    for kind in ("scatter", "prior"):
+        error = refused(capsys, "plot", get_run("fashion").path, kind, "-o", "x.png")
+        assert 'pip install "seqvae[plots]"' in error
+
+
+def test_words_stand_beside_an_unchanged_picture() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(caption(image), image)
+    drawn = caption(image, ["one", "a longer one"], ["x", "y", "z"])
+    np.testing.assert_array_equal(drawn[-60:, -90:], image)
+    left = drawn[-60:, :-90].min(axis=(1, 2)) < 128  # rows of pixels that have ink
+    assert left[10:20].any()
+    assert left[40:50].any()
+    assert not left[25:35].any()
+    assert labelled(Preview(text="p\nq"), ["r"], ["1", "2"]).text == "r: 1  p\nr: 2  q"
+
+
+def test_an_animation_goes_there_and_back(tmp_path: Path) -> None:
+    frames = [np.full((8, 8, 1), value, np.uint8) for value in (0, 100, 200)]
+    write_gif(tmp_path / "a.gif", frames, 0.25)
+    with Image.open(tmp_path / "a.gif") as shown:
+        seen, times = [], []
+        for frame in ImageSequence.Iterator(shown):
+            seen.append(int(np.asarray(frame.convert("L"))[0, 0]))
+            times.append(frame.info["duration"])
+        assert shown.info["loop"] == 0
+    assert seen == [0, 100, 200, 100]
+    assert times == [250] * 4
+    write_gif(tmp_path / "one.gif", frames[:1], 0.25)
+    assert (picture(tmp_path / "one.gif") == 0).all()
+
+
+def test_an_interpolation_of_pictures_can_be_animated(get_run: GetRun, capsys: Capture) -> None:
+    run = get_run("fashion")
+    ok("interpolate", run.path, *run.world.inputs, "--steps", 5, "--gif", "--duration", 0.1, "-o", "out")
+    with Image.open("out/interpolation.gif") as shown, Image.open("out/interpolation-1.png") as first:
+        frame = np.asarray(shown.convert("L").resize(first.size, Image.Resampling.NEAREST))
+        np.testing.assert_array_equal(frame, np.asarray(first))
+    shutil.rmtree("out")
+    for arguments, message in (
+        (["--gif", "--duration", "0"], "duration must be between 0.02 and 60.0 seconds, got 0.0"),
+        (["--duration", "1"], "--duration is for --gif"),
+    ):
+        assert message in refused(capsys, "interpolate", run.path, *run.world.inputs, *arguments, "-o", "out")
+    ends = (*run.world.inputs, *run.world.inputs)
+    assert "leave out --grid" in refused(capsys, "interpolate", run.path, *ends, "--grid", "2x2", "--gif", "-o", "out")
+    melody = get_run("melody")
+    error = refused(capsys, "interpolate", melody.path, *melody.world.inputs, "--gif", "-o", "out")
+    assert "only pictures can be animated" in error
+    assert not Path("out").exists()
+
+
+def tags(run_dir: Path) -> Any:
+    events = EventAccumulator(str(run_dir / "tensorboard"))
+    events.Reload()
+    return events.Tags()
+
+
+def test_tensorboard_shows_traversals_in_every_modality_and_latents_where_there_are_labels(run: Run) -> None:
+    pytest.importorskip("matplotlib")
+    found = tags(run.path)
+    if run.world.experiment == "text":
+        assert "valid/traversal_text/text_summary" in found["tensors"]
+    else:
+        assert "valid/traversal" in found["images"]
+    assert "valid/traversal_audio" not in found["audio"]
+    assert ("valid/latents" in found["images"]) == (run.world.experiment == "fashion")
+    assert "valid/kl_per_dimension" in found["histograms"]
+
+
+@pytest.mark.usefixtures("no_matplotlib")
+def test_a_training_without_matplotlib_shows_everything_else(get_world: GetWorld, tmp_path: Path) -> None:
+    path = train_tiny(get_world("fashion"), tmp_path / "run", "prior=vamp", "prior.components=3").path
+    found = tags(path)
+    assert "valid/traversal" in found["images"]
+    assert "valid/latents" not in found["images"]
+    assert "valid/kl_per_dimension" in found["histograms"]  # of a prior without a closed form, too
