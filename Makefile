@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 TUNES := data/folk_tunes
 RUN := runs/melody
 OUT := out/demo
+DEMO := trainer.max_steps=1800 trainer.valid_every=450 trainer.save_every=450 # of 13,000 steps, which take 55 minutes: make demo DEMO=
 VERSES := data/bible_bbe
 BENCH := # options of benchmarks/text.py: --rows lm,pretrained --seeds 0,1 --frontier --jobs 2 --steps 1000
 
@@ -32,7 +33,7 @@ $(TUNES)/dataset.json: | $(BIN)/.users
 	$(BIN)/python -m data_prep.folk_tunes --root $(TUNES)
 
 demo: $(BIN)/.users $(TUNES)/dataset.json
-	$(BIN)/seqvae train experiment=melody run_dir=$(RUN) resume=auto trainer.devices=2
+	$(BIN)/seqvae train experiment=melody run_dir=$(RUN) resume=auto trainer.devices=2 $(DEMO)
 	$(BIN)/seqvae evaluate $(RUN) --split test
 	$(BIN)/seqvae sample $(RUN) -n 8 -o $(OUT)/samples
 	$(BIN)/seqvae interpolate $(RUN) test:100 test:1500 --steps 7 -o $(OUT)/interpolation
