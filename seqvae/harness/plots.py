@@ -20,6 +20,7 @@ MASSES = (0.99, 0.86, 0.39)  # of the prior within its contours: those of N(0, I
 SEEN = 0.005, 0.995  # quantiles of the points along each axis; what lies farther out may be cut off
 CELLS = 120  # of the grid below the contours, along each side
 BINS = 60
+DARK = 70  # percent from which a cell of the table is too dark for black figures
 OUTLINE: dict[str, Any] = {"histtype": "step", "color": "tab:blue"}
 MOST_LABELS = 20  # that have a colour of their own
 INK = 20_000  # square points that all dots of a panel cover together, unless they are very few or very many
@@ -199,7 +200,7 @@ def table(percent: Mapping[str, Mapping[str, float | None]]) -> Any:
     cells = [[math.nan if change is None else change for change in row.values()] for row in percent.values()]
     figure = Figure(figsize=(2.5 + 1.1 * len(names), 1.5 + 0.7 * len(vectors)), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(cells, cmap="RdBu_r", vmin=-100, vmax=100)
+    image = axes.imshow(cells, cmap="RdBu_r", vmin=-100, vmax=100, aspect="auto")
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     axes.set_yticks(range(len(vectors)), vectors)
     axes.set_xlabel("attribute")
@@ -207,6 +208,7 @@ def table(percent: Mapping[str, Mapping[str, float | None]]) -> Any:
     for y, row in enumerate(cells):
         for x, value in enumerate(row):
             if not math.isnan(value):
-                axes.text(x, y, f"{value:+.0f}", ha="center", va="center")
+                colour = "white" if abs(value) > DARK else "black"
+                axes.text(x, y, f"{value:+.0f}", ha="center", va="center", color=colour)
     figure.colorbar(image, label="change in percent")
     return figure
