@@ -1,6 +1,7 @@
 """`seqvae plot`, its figures and what TensorBoard shows of latents: what is drawn is what was computed."""
 
 import builtins
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -159,9 +160,13 @@ def test_the_panels_of_a_scatter_are_named_apart_and_share_their_labels(
     monkeypatch.setattr(plots, "scatter", watched)
     ok("plot", f"{path}@best", f"{path}@last", "scatter", "-n", 1, "--principal", "-o", "x.png")
     assert titles == [f"{path.name}@best", f"{path.name}@last"]
-    named = iter((["a", "b"], ["c", "d"]))
-    monkeypatch.setattr("seqvae.data.dataset.read_manifest", lambda root: {"options": {"label_names": next(named)}})
-    monkeypatch.setattr("seqvae.harness.scoring.read_manifest", read_manifest)
+    calls = itertools.count()
+
+    def named_anew(root: Path) -> dict[str, Any]:
+        manifest = read_manifest(root)
+        return {**manifest, "options": {**manifest["options"], "label_names": [f"name {next(calls)}"]}}
+
+    monkeypatch.setattr("seqvae.data.dataset.read_manifest", named_anew)
     assert "has other labels than" in refused(capsys, "plot", path, f"{path}@last", "scatter", "-o", "y.png")
 
 
