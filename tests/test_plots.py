@@ -147,10 +147,11 @@ def test_a_scatter_takes_several_checkpoints(get_run: GetRun) -> None:
 
 
 def test_the_panels_of_a_scatter_are_named_apart_and_share_their_labels(
-    get_run: GetRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    get_run: GetRun, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     pytest.importorskip("matplotlib")
-    path, titles = get_run("fashion").path, []
+    path = get_run("fashion").path
+    titles: list[str] = []
     draw = plots.scatter
 
     def watched(clouds: Any, names: Any) -> Any:
