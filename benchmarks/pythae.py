@@ -151,7 +151,7 @@ def _logged_speed(folder: Path) -> float:
     events = EventAccumulator(str(folder))
     events.Reload()
     readings: list[float] = [event.value for event in events.Scalars("train/examples_per_second")]
-    return statistics.median(readings[1:] or readings)
+    return statistics.harmonic_mean(readings)  # images over seconds of the whole training, as theirs
 
 
 def train_theirs(folder: Path) -> None:

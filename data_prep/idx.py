@@ -79,7 +79,7 @@ def _unpack(archive: Path, names: Container[str], folder: Path) -> None:
         with tarfile.open(archive) as members:
             for member in members:
                 name = Path(member.name).name
-                if name.removesuffix(".gz") in names and (file := members.extractfile(member)):
+                if name.removesuffix(".gz") in names and member.isfile() and (file := members.extractfile(member)):
                     _keep(file, folder / name)
     except OSError as error:
         raise ValueError(f"{archive} cannot be unpacked: {error.strerror or error}") from None

@@ -78,9 +78,9 @@ def principal_axes(means: Float[Tensor, "n latent"], count: int = 2) -> Float[Te
     """Return the orthonormal directions along which points vary most, the first most, each with its largest number
     positive.
     """
-    centred = means.double() - means.double().mean(0)
-    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
-    axes: Tensor = directions[:count].T
+    centred = means.cpu().double() - means.cpu().double().mean(0)
+    _, directions = torch.linalg.eigh(centred.T @ centred)  # the smallest variance first
+    axes: Tensor = directions[:, -count:].flip(1)
     return (axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()).to(means)
 
 

@@ -191,6 +191,7 @@ def test_an_archive_that_holds_no_such_files_is_one_line(
     archive = tmp_path / "package.tgz"
     if content is None:
         (mirror / "t10k-labels-idx1-ubyte.gz").unlink()
+        (mirror / "t10k-labels-idx1-ubyte.gz").symlink_to("nowhere")
         with tarfile.open(archive, "w:gz") as made:
             made.add(mirror, "package")
     else:

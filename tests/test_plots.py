@@ -1,6 +1,7 @@
 """`seqvae plot`, its figures and what TensorBoard shows of latents: what is drawn is what was computed."""
 
 import builtins
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from seqvae import latent
 from seqvae.cli import main
 from seqvae.data.captions import MARGIN, SIZE, caption, labelled
 from seqvae.data.codec import Preview
-from seqvae.data.dataset import WindowDataset
+from seqvae.data.dataset import WindowDataset, read_manifest
 from seqvae.data.image import write_gif
 from seqvae.evaluation import mean_kl_by_dimension
 from seqvae.gaussian import DiagonalGaussian
@@ -145,6 +146,31 @@ def test_a_scatter_takes_several_checkpoints(get_run: GetRun) -> None:
     assert picture("two.png").shape[1] > 1.5 * picture("one.png").shape[1]
 
 
+def test_the_panels_of_a_scatter_are_named_apart_and_share_their_labels(
+    get_run: GetRun, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    pytest.importorskip("matplotlib")
+    path = get_run("fashion").path
+    titles: list[str] = []
+    draw = plots.scatter
+
+    def watched(clouds: Any, names: Any) -> Any:
+        titles.extend(one.title for one in clouds)
+        return draw(clouds, names)
+
+    monkeypatch.setattr(plots, "scatter", watched)
+    ok("plot", f"{path}@best", f"{path}@last", "scatter", "-n", 1, "--principal", "-o", "x.png")
+    assert titles == [f"{path.name}@best", f"{path.name}@last"]
+    calls = itertools.count()
+
+    def named_anew(root: Path) -> dict[str, Any]:
+        manifest = read_manifest(root)
+        return {**manifest, "options": {**manifest["options"], "label_names": [f"name {next(calls)}"]}}
+
+    monkeypatch.setattr("seqvae.data.dataset.read_manifest", named_anew)
+    assert "has other labels than" in refused(capsys, "plot", path, f"{path}@last", "scatter", "-o", "y.png")
+
+
 def test_figures_are_drawn_in_every_modality(run: Run) -> None:
     pytest.importorskip("matplotlib")
     for kind in ("scatter", "prior"):
@@ -168,6 +194,20 @@ def test_every_point_of_a_scatter_is_drawn_in_the_colour_of_its_label() -> None:
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     assert right - left == pytest.approx(high - low)
     assert plots.pixels(figure).shape[2] == 3
+
+
+def test_a_label_has_one_colour_of_its_own_in_every_panel() -> None:
+    pytest.importorskip("matplotlib")
+    prior = StandardNormal(2)(nn.Identity())
+    panels = [[0, 3], [3, 20], [20, -1]]
+    clouds = [plots.cloud("", torch.randn(2, 2), torch.tensor(labels), torch.ones(2), prior) for labels in panels]
+    colours: dict[int, set[tuple[float, ...]]] = {}
+    for axes, labels in zip(plots.scatter(clouds).axes, panels, strict=True):
+        dots: list[Any] = [one for one in axes.collections if type(one).__name__ == "PathCollection"]
+        for label, one in zip(sorted(labels), dots, strict=True):
+            colours.setdefault(label, set()).add(tuple(one.get_facecolor()[0]))
+    assert all(len(seen) == 1 for seen in colours.values())
+    assert len(set.union(*colours.values())) == 4
 
 
 def test_contours_of_a_normal_prior_are_circles_of_radius_one_two_and_three() -> None:
@@ -205,6 +245,7 @@ def test_histograms_are_those_of_means_and_draws_over_the_priors_density() -> No
         (["samples"], "-o FILE.png is needed, got nothing"),
         (["samples", "-n", "1", "-o", "x.jpg"], "-o must end in .png, got x.jpg"),
         (["scatter", "-o", "x.jpg"], "-o FILE.png is needed, got x.jpg"),
+        (["scatter", "--seed", "-1", "-o", "x.png"], "seed must be from 0 to "),
         (["traversals", "--range", "1", "1", "-o", "x.png"], "range must go from a number to a larger one, got 1 1"),
         (["traversals", "--range", "0", "inf", "-o", "x.png"], "range must go from a number to a larger one"),
         (["traversals", "--steps", "1", "-o", "x.png"], "steps must be at least 2 (both ends count), got 1"),
@@ -240,7 +281,7 @@ def test_words_stand_beside_an_unchanged_picture() -> None:
     assert left[10:20].any()
     assert left[40:50].any()
     assert not left[25:35].any()
-    assert labelled(Preview(text="p\nq"), ["r"], ["1", "2"]).text == "r: 1  p\nr: 2  q"
+    assert labelled(Preview(text="p\x0bs\nq"), ["r"], ["1", "2"]).text == "r: 1  p\x0bs\nr: 2  q"
 
 
 def test_an_animation_goes_there_and_back(tmp_path: Path) -> None:

@@ -443,7 +443,7 @@ def test_a_sentence_or_a_file_of_them_is_read(tmp_path: Path) -> None:
     assert tokenizer.read(f"@{path}") == ["one", "", "two \u2028 three"]
     tokenizer.write("one", tmp_path / "item.txt")
     assert tokenizer.read(f"@{tmp_path / 'item.txt'}") == ["one"]
-    assert tokenizer.preview(["one", "two"]).text == "one\ntwo"
+    assert tokenizer.preview(["one\nmore", "two"]).text == "one more\ntwo"
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,7 @@ def test_principal_axes_are_the_eigenvectors_of_the_covariance() -> None:
     truth = vectors.flip(1)[:, :2].float()
     torch.testing.assert_close((axes * truth).sum(0).abs(), torch.ones(2), atol=1e-4, rtol=0.0)
     assert all(column[column.abs().argmax()] > 0 for column in axes.T)
+    assert principal_axes(points[:1]).shape == (3, 2)
 
 
 def test_two_dimensions_are_those_of_the_largest_kl_and_of_two_the_first_and_second() -> None:

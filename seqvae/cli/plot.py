@@ -181,16 +181,19 @@ def _scatter(options: argparse.Namespace) -> None:
     from seqvae.harness import plots
 
     path = _figure_path(options)
+    seed(options)
     clouds: list[plots.Cloud] = []
     label_names: list[str] = []
     for source in options.checkpoint:
         one = argparse.Namespace(**vars(options) | {"checkpoint": source})
         trained = open_latent(one)
         look = _look(one, trained, options.n)
-        title = Path(source.removesuffix("@best").removesuffix("@last")).name or source
-        means = look.posterior.mean
+        title, means = Path(source).name or source, look.posterior.mean
         clouds.append(plots.cloud(title, means, look.labels(), look.kl, _prior(trained), bool(options.principal)))
-        label_names = read_manifest(look.dataset.root)["options"].get("label_names") or label_names
+        names = read_manifest(look.dataset.root)["options"].get("label_names") or []
+        if label_names and names and names != label_names:
+            raise ValueError(f"{source} has other labels than {options.checkpoint[0]}: one legend cannot name both")
+        label_names = names or label_names
     write_whole(path, plots.png(plots.scatter(clouds, label_names)))
     print(path)
 

@@ -19,7 +19,7 @@ def labelled(preview: Preview, rows: Sequence[str], columns: Sequence[str]) -> P
     image, text = preview.image, preview.text
     if text is not None:
         names = (f"{row}: {column}" for row in rows for column in columns)
-        text = "\n".join(f"{name}  {line}" for name, line in zip(names, text.splitlines(), strict=False))
+        text = "\n".join(f"{name}  {line}" for name, line in zip(names, text.split("\n"), strict=True))
     return preview._replace(image=None if image is None else caption(image, rows, columns), text=text)
 
 

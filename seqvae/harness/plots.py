@@ -98,23 +98,24 @@ def scatter(clouds: Sequence[Cloud], label_names: Sequence[str] = ()) -> Any:
 
     figure = Figure(figsize=(5.2 * len(clouds) + 1.4, 5.2), layout="constrained")
     panels = figure.subplots(1, len(clouds), squeeze=False)[0]
+    known = sorted({label for one in clouds if one.labels is not None for label in one.labels.tolist() if label >= 0})
+    palette = matplotlib.colormaps["tab10" if len(known) <= 10 else "tab20"]
+    colours = {label: palette(place) for place, label in enumerate(known)} if len(known) <= MOST_LABELS else {}
     shown: dict[int, Any] = {}
     for axes, one in zip(panels, clouds, strict=True):
         points = one.points.cpu().double().numpy()
         lower, upper = _contours(axes, one)
         dots = {"s": min(max(INK / max(len(points), 1), 1), 12), "linewidths": 0, "alpha": 0.7}
-        labels = None if one.labels is None else one.labels.cpu().numpy()
-        known = [] if labels is None else sorted({int(label) for label in labels if label >= 0})
-        if labels is None or len(known) > MOST_LABELS:
-            axes.scatter(points[:, 0], points[:, 1], color="tab:blue", **dots)
+        if one.labels is None or not colours:
+            axes.scatter(*points.T, color="tab:blue", **dots)
         else:
-            colours = matplotlib.colormaps["tab10" if max(known, default=0) < 10 else "tab20"]
-            if (labels < 0).any():
-                axes.scatter(*points[labels < 0].T, color="lightgrey", **dots)
-            for label in known:
-                shown[label] = axes.scatter(*points[labels == label].T, color=colours(label % MOST_LABELS), **dots)
+            labels = one.labels.cpu().numpy()
+            for label, colour in {-1: "lightgrey", **colours}.items():
+                if (labels == label).any():
+                    shown[label] = axes.scatter(*points[labels == label].T, color=colour, **dots)
         axes.set(title=one.title, xlabel=one.names[0], ylabel=one.names[1], aspect="equal")
         axes.set(xlim=(lower[0], upper[0]), ylim=(lower[1], upper[1]))
+    shown.pop(-1, None)
     if shown:
         names = [label_names[label] if label < len(label_names) else str(label) for label in sorted(shown)]
         handles = [shown[label] for label in sorted(shown)]

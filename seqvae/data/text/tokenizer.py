@@ -272,7 +272,7 @@ class SentencePieceTokenizer(Codec[str]):
         return [UNK_ID, *ids] if UNK_ID in mark and UNK_ID in first else ids  # neighbours both unknown are one token
 
     def preview(self, items: Sequence[str], columns: int | None = None, sound: bool = True) -> Preview:
-        return Preview(text="\n".join(items))
+        return Preview(text="\n".join(map(one_line, items)))
 
     def save(self, directory: Path) -> None:
         super().save(directory)
