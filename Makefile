@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TUNES := data/folk_tunes
 RUN := runs/melody
 OUT := out/demo
-DEMO := trainer.max_steps=1800 trainer.max_minutes=10 trainer.valid_every=450 trainer.save_every=450 # of 13,000 steps, which take 59 minutes: make demo DEMO=
+DEMO := trainer.max_steps=1800 trainer.max_minutes=10 trainer.valid_every=450 trainer.save_every=450 # of 13,000; for all, 59 minutes: make demo DEMO= RUN=runs/melody_hour
 VERSES := data/bible_bbe
 BENCH := # options of benchmarks/text.py: --rows lm,pretrained --seeds 0,1 --frontier --jobs 2 --steps 1000
 
