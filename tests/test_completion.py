@@ -67,7 +67,7 @@ def after(line: str) -> list[str]:
             "train experiment=m",
             ["experiment=melody", "experiment=melody_16bar", "experiment=melody_16bar_hierarchical"],
         ),
-        ("train experiment=melody,fa", ["experiment=melody,fashion"]),
+        ("train experiment=melody,dr", ["experiment=melody,drums"]),
         ("train --config-dir mine experiment=o", ["experiment=own"]),
         ("train --config-dir ", []),
         ("train --cfg ", ["all", "hydra", "job"]),
@@ -149,12 +149,12 @@ def test_an_answer_waits_for_no_heavy_import() -> None:
     code = """
 import sys
 from seqvae.cli import main
-assert main(["__complete", "train", "experiment=fas"]) == 0
+assert main(["__complete", "train", "experiment=dru"]) == 0
 heavy = {"torch", "numpy", "hydra", "omegaconf"} & set(sys.modules)
 assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, "experiment=fashion\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "experiment=drums\n"), done.stderr
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_bash_completes_at_the_tab_key() -> None:
         assert "ready" in shown(keyboard, "ready")
         for typed, expected in [
             ("seqvae ev", "seqvae evaluate "),
-            ("seqvae train experiment=fa", "seqvae train experiment=fashion "),
+            ("seqvae train experiment=dr", "seqvae train experiment=drums "),
             ("seqvae train model.lat", "seqvae train model.latent_dim="),
             ("seqvae train schedule@learning_rate=co", "seqvae train schedule@learning_rate=constant "),
             ("seqvae info runs/melody@l", "seqvae info runs/melody@last "),
@@ -222,7 +222,7 @@ def test_bash_completes_at_the_tab_key() -> None:
 def test_fish_completes() -> None:
     for typed, expected in [
         ("seqvae ev", "evaluate\n"),
-        ("seqvae train experiment=fa", "experiment=fashion\n"),
+        ("seqvae train experiment=dr", "experiment=drums\n"),
         ("seqvae train data.root=els", "data.root=elsewhere/\n"),
     ]:
         command = ["fish", "--no-config", "-c", f"source script.fish; complete -C '{typed}'"]
@@ -237,7 +237,7 @@ def test_zsh_completes_at_the_tab_key() -> None:
         assert "ready" in shown(keyboard, "ready")
         for typed, expected in [
             ("seqvae ev", "seqvae evaluate "),
-            ("seqvae train experiment=fa", "seqvae train experiment=fashion "),
+            ("seqvae train experiment=dr", "seqvae train experiment=drums "),
             ("seqvae train data.root=els", "seqvae train data.root=elsewhere/"),
         ]:
             os.write(keyboard, f"{typed}\t".encode())
