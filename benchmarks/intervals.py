@@ -18,6 +18,7 @@ from seqvae.data.batching import stack
 from seqvae.data.dataset import WindowDataset
 from seqvae.data.midi.melody import FIRST_NOTE
 from seqvae.harness.config import Trained
+from seqvae.models.decoding import Beam, Greedy, Strategy
 
 BOOTSTRAPS = 2000
 AT_ONCE = 64  # windows that are decoded together
@@ -39,7 +40,7 @@ def note_counts(true: torch.Tensor, guess: torch.Tensor) -> tuple[int, int, int]
 
 
 @torch.no_grad()
-def reconstruct(trained: Trained, windows: list[torch.Tensor]) -> dict[str, Counts]:
+def reconstruct(trained: Trained, windows: list[torch.Tensor], strategy: Strategy | Beam) -> dict[str, Counts]:
     """Return the counts of each window given the true past and free-running."""
     vae = trained.vae
     counts: dict[str, list[tuple[int, int, int]]] = {"true past": [], "free-running": []}
@@ -47,7 +48,10 @@ def reconstruct(trained: Trained, windows: list[torch.Tensor]) -> dict[str, Coun
         part = windows[start : start + AT_ONCE]
         x = stack(part)
         z = vae.encoder(x).mean
-        for name, guesses in (("true past", vae.decoder.predict(x, z)), ("free-running", vae.decoder.sample(z))):
+        for name, guesses in (
+            ("true past", vae.decoder.predict(x, z)),
+            ("free-running", vae.decoder.sample(z, strategy=strategy)),
+        ):
             counts[name] += [note_counts(*pair) for pair in zip(part, guesses, strict=True)]
     return {name: np.array(rows) for name, rows in counts.items()}
 
@@ -73,13 +77,15 @@ def told(value: float, draws: NDArray[np.float64], sign: str = "") -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.intervals", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", nargs="+", metavar="RUN", help="runs on one dataset of melodies")
+    parser.add_argument("--beam", type=int, metavar="N", help="free-running by a search with N hypotheses")
     options = parser.parse_args()
+    strategy = Beam(options.beam) if options.beam else Greedy()
     runs = {run: seqvae.load(run) for run in options.runs}
     roots = {str(trained.config["data"]["root"]) for trained in runs.values()}
     if len(roots) > 1:
         parser.error(f"the runs must have one dataset, got {', '.join(sorted(roots))}")
     windows = unseen(Path(roots.pop()))
-    found = {run: reconstruct(trained, windows) for run, trained in runs.items()}
+    found = {run: reconstruct(trained, windows, strategy) for run, trained in runs.items()}
     print(f"note F1 on {len(windows):,} windows, with 95 % intervals")
     first, *others = found
     for name in found[first]:
