@@ -13,7 +13,7 @@ BENCH := # options of benchmarks/text.py: --rows lm,pretrained --seeds 0,1 --fro
 .PHONY: help demo text bench-text test clean
 
 help:
-	@echo "make demo        install, prepare the folk tunes, train the melody VAE, evaluate, sample, interpolate (about 11 minutes)"
+	@echo "make demo        install, prepare the folk tunes, train the melody VAE, evaluate, sample, interpolate (about 10 minutes)"
 	@echo "make text        install, prepare the sentences, train an autoencoder, then the VAE that takes its encoder, evaluate, sample"
 	@echo "make bench-text  what keeps a text VAE from collapsing, beside its language model (hours; BENCH='--rows lm,pretrained' for less)"
 	@echo "make test        install what tests need; ruff, mypy, pytest"
