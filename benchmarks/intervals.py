@@ -15,22 +15,15 @@ from numpy.typing import NDArray
 
 import seqvae
 from seqvae.data.batching import stack
-from seqvae.data.dataset import WindowDataset
 from seqvae.data.midi.melody import FIRST_NOTE
 from seqvae.harness.config import Trained
+from seqvae.harness.scoring import open_split, unseen
 from seqvae.models.decoding import Beam, Greedy, Strategy
 
 BOOTSTRAPS = 2000
 AT_ONCE = 64  # windows that are decoded together
 
 Counts = NDArray[np.int64]  # [window, hits true guessed]
-
-
-def unseen(root: Path) -> list[torch.Tensor]:
-    """Return the windows of the test split that do not stand in train."""
-    train, test = (WindowDataset(root, split) for split in ("train", "test"))
-    known = {train[place].numpy().tobytes() for place in range(len(train))}
-    return [window for place in range(len(test)) if (window := test[place]).numpy().tobytes() not in known]
 
 
 def note_counts(true: torch.Tensor, guess: torch.Tensor) -> tuple[int, int, int]:
@@ -84,7 +77,8 @@ def main() -> None:
     roots = {str(trained.config["data"]["root"]) for trained in runs.values()}
     if len(roots) > 1:
         parser.error(f"the runs must have one dataset, got {', '.join(sorted(roots))}")
-    windows = unseen(Path(roots.pop()))
+    test = open_split(Path(roots.pop()), "test", runs[options.runs[0]].config["data"]["fingerprint"])
+    windows = [test[place] for place in unseen(test).tolist()]
     found = {run: reconstruct(trained, windows, strategy) for run, trained in runs.items()}
     print(f"note F1 on {len(windows):,} windows, with 95 % intervals")
     first, *others = found
