@@ -64,7 +64,7 @@ def after(line: str) -> list[str]:
         ("nonsense x", []),
         ("train exp", ["experiment="]),
         (
-            "train experiment=m",
+            "train experiment=me",
             ["experiment=melody", "experiment=melody_16bar", "experiment=melody_16bar_hierarchical"],
         ),
         ("train experiment=melody,dr", ["experiment=melody,drums"]),

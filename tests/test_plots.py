@@ -131,6 +131,25 @@ def test_samples_of_text_are_those_that_sample_draws(get_run: GetRun, capsys: Ca
     assert [line.partition("\t")[2] for line in shown] == drawn
 
 
+def test_below_each_sample_are_the_training_pictures_nearest_in_pixels(
+    get_run: GetRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    run = get_run("fashion")
+    codec, train = load(run.path).codec, WindowDataset(run.world.root, "train")
+    ok("sample", run.path, "-n", 3, "--seed", 5, "-o", "out")
+    samples = [codec.read(str(path))[0] for path in sorted(Path("out").glob("sample-*.png"))]
+    known = np.stack([codec.join([train[place]]) for place in range(len(train))])
+    order = [((known - sample.astype(float)) ** 2).sum((1, 2, 3)).argsort() for sample in samples]
+    ok("plot", run.path, "nearest", "-n", 3, "-k", 2, "--seed", 5, "-o", "n.png")
+    below = [known[places[rank]] for rank in range(2) for places in order]
+    np.testing.assert_array_equal(picture("n.png"), codec.preview([*samples, *below], 3).image)
+    (told,) = (message for message in caplog.messages if "median: " in message)
+    pairs = zip(samples, order, strict=True)
+    distance = [np.sqrt(((one - known[places[0]].astype(float)) ** 2).mean()) for one, places in pairs]
+    assert f"samples {np.median(distance) / 255:.3f}" in told
+
+
 def test_a_page_of_melodies_names_the_dimension_and_its_value(get_run: GetRun) -> None:
     ok("plot", get_run("melody").path, "traversals", "-n", 1, "--steps", 2, "-o", "t.html")
     page = Path("t.html").read_text(encoding="utf-8")
@@ -240,8 +259,9 @@ def test_histograms_are_those_of_means_and_draws_over_the_priors_density() -> No
     [
         (["samples", "--principal", "-o", "x.png"], "--principal is for scatter, not for samples"),
         (["prior", "--top-k", "3", "-o", "x.png"], "--top-k is for "),
-        (["traversals", "--from", "aggregate", "-o", "x.png"], "--from is for samples, not for traversals"),
+        (["traversals", "--from", "aggregate", "-o", "x.png"], "--from is for samples and nearest, not for traversals"),
         (["samples", "-n", "0", "-o", "x.png"], "n must be positive, got 0"),
+        (["nearest", "-k", "0", "-o", "x.png"], "k must be between 1 and the "),
         (["samples"], "-o FILE.png is needed, got nothing"),
         (["samples", "-n", "1", "-o", "x.jpg"], "-o must end in .png, got x.jpg"),
         (["scatter", "-o", "x.jpg"], "-o FILE.png is needed, got x.jpg"),
@@ -262,6 +282,7 @@ def test_a_mistake_with_plots_is_one_line(arguments: list[str], message: str, ge
 def test_pictures_of_sentences_and_of_several_checkpoints_are_refused(get_run: GetRun, capsys: Capture) -> None:
     path = get_run("text").path
     assert "sentences are lines of text" in refused(capsys, "plot", path, "samples", "-o", "x.png")
+    assert "nearest compares pixels" in refused(capsys, "plot", path, "nearest", "-o", "x.png")
     assert "samples shows one checkpoint, got 2" in refused(capsys, "plot", path, path, "samples")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from seqvae.cli.arguments import data_root
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from seqvae.harness.config import Trained
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 NAMED = 10  # items that were left out, in the line that says so
 
@@ -118,7 +119,7 @@ def window_names(read: Sequence[tuple[str, Sequence[Tensor]]]) -> list[str]:
     return [name if len(windows) == 1 else f"{name}#{place}" for name, windows in read for place in range(len(windows))]
 
 
-def spread(named: Sequence[Input], limit: int) -> list[Input]:
+def spread(named: Sequence[T], limit: int) -> list[T]:
     """Return at most `limit` of the items, spread evenly over all of them."""
     if limit < 1:
         raise ValueError(f"limit must be positive, got {limit}")

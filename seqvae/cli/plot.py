@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOKED_AT = 2000  # windows that tell the order of dimensions
+COMPARED_AT_ONCE = 4096  # training pictures as floating numbers in memory
 DECODING = frozenset({"temperature", "top-k", "top-p", "beam", "length-penalty"})
 
 
@@ -54,9 +55,10 @@ def add(commands: Commands) -> None:
         "kind",
         metavar="KIND",
         choices=list(KINDS),
-        help="reconstructions below their originals; samples; manifold: decodings at quantiles of the prior in two "
-        "dimensions; traversals: a row a dimension, the largest KL first; scatter: posterior means by label, of "
-        "several checkpoints side by side; prior: the aggregate posterior against the prior",
+        help="reconstructions below their originals; samples; nearest: samples above the training pictures that are "
+        "nearest pixel by pixel; manifold: decodings at quantiles of the prior in two dimensions; traversals: a row a "
+        "dimension, the largest KL first; scatter: posterior means by label, of several checkpoints side by side; "
+        "prior: the aggregate posterior against the prior",
     )
     numbers = ", ".join(f"{kind.n} of {name}" for name, kind in KINDS.items())
     plot.add_argument(
@@ -64,6 +66,7 @@ def add(commands: Commands) -> None:
         type=int,
         help=f"how many items, dimensions or windows, or of manifold the side of its grid (default {numbers})",
     )
+    plot.add_argument("-k", type=int, help="of nearest: training pictures below each sample (default 3)")
     plot.add_argument("--inputs", nargs="+", metavar="INPUT", help="reconstructions: of these; traversals: about this")
     plot.add_argument(
         "--split", choices=("train", "valid", "test"), help="whose windows are encoded, evenly spread (default test)"
@@ -123,6 +126,38 @@ def _samples(options: argparse.Namespace) -> None:
     items = [trained.codec.join([window]) for window in windows]
     captions = [f"sample {number}" for number in range(1, len(items) + 1)]
     write_view(trained.codec, options.output, items, captions, math.ceil(math.sqrt(len(items))))
+
+
+def _nearest(options: argparse.Namespace) -> None:
+    import torch
+
+    from seqvae import latent
+    from seqvae.data.image import PixelCodec
+
+    k = 3 if options.k is None else options.k
+    trained = _open(options, latents=False)
+    codec = trained.codec
+    if not isinstance(codec, PixelCodec):
+        raise ValueError(f"nearest compares pixels; {trained.path} has none (`seqvae neighbors` compares latents)")
+    check_view(codec, options.output)
+    train, test = (_split(options, trained, split) for split in ("train", "test"))
+    known = torch.stack([train[place] for place in range(len(train))])
+    unit = 255 * known[0].numel() ** 0.5  # of the distance between white and black
+    samples = list(
+        latent.stream(trained.vae, options.n, sampling_strategy(options, trained), law=law(options, trained))
+    )
+    queries = torch.stack([codec.intensities(one).cpu() for one in samples]).flatten(1) * 255
+    found = latent.nearest(queries, known.flatten(1), k, chunk=COMPARED_AT_ONCE)
+    real = torch.stack([test[place] for place in spread(range(len(test)), options.n)]).flatten(1).float()
+    usual = latent.nearest(real, known.flatten(1), 1, chunk=COMPARED_AT_ONCE)
+    log.info(
+        "root mean squared difference from the nearest training picture, median: samples %.3f, test pictures %.3f",
+        *(float(one.distance[:, 0].median()) / unit for one in (found, usual)),
+    )
+    rows = found.index.T.flatten().tolist()
+    items = [codec.join([window]) for window in (*samples, *(known[place] for place in rows))]
+    captions = [*(f"sample {number}" for number in range(1, options.n + 1)), *(f"train:{place}" for place in rows)]
+    write_view(codec, options.output, items, captions, options.n)
 
 
 def _manifold(options: argparse.Namespace) -> None:
@@ -212,6 +247,7 @@ def _against_prior(options: argparse.Namespace) -> None:
 KINDS = {
     "reconstructions": Kind(_reconstructions, DECODING | {"inputs", "split"}, 12),
     "samples": Kind(_samples, DECODING | {"from"}, 64),
+    "nearest": Kind(_nearest, DECODING | {"from", "k"}, 12),
     "manifold": Kind(_manifold, DECODING | {"split"}, 15),
     "traversals": Kind(_traversals, DECODING | {"inputs", "split", "range", "steps"}, 10),
     "scatter": Kind(_scatter, frozenset({"split", "principal"}), 5000),
@@ -244,16 +280,19 @@ def _look(options: argparse.Namespace, trained: Trained, most: int) -> Look:
 
     from seqvae import latent
     from seqvae.evaluation import mean_kl_by_dimension
-    from seqvae.harness.scoring import open_split
 
-    split = options.split or "test"
-    dataset = open_split(data_root(options, trained), split, trained.config["data"]["fingerprint"])
-    count = min(most, len(dataset))
-    places = [place * len(dataset) // count for place in range(count)]
+    dataset = _split(options, trained, options.split or "test")
+    places = spread(range(len(dataset)), most)
     posterior = latent.posterior(trained.vae, trained.codec, [dataset[place] for place in places])
     generator = torch.Generator(posterior.mean.device).manual_seed(options.seed)
     kl = mean_kl_by_dimension(posterior, _prior(trained), generator).cpu()
     return Look(dataset, places, posterior, kl)
+
+
+def _split(options: argparse.Namespace, trained: Trained, split: str) -> WindowDataset:
+    from seqvae.harness.scoring import open_split
+
+    return open_split(data_root(options, trained), split, trained.config["data"]["fingerprint"])
 
 
 def _open(options: argparse.Namespace, latents: bool = True) -> Trained:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from datetime import timedelta
@@ -108,6 +109,8 @@ class Engine:
         """Return the module and the optimizer made ready for the device, the precision and the other processes."""
         if compile:
             module = cast("nn.Module", torch.compile(module))
+        # a 1x1 convolution's gradient has other strides than its weight, and the same numbers in the same order
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         wrapped, prepared = self.fabric.setup(module, optimizer)
         return wrapped, cast("Optimizer", prepared)
 

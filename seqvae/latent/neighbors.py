@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -61,12 +61,12 @@ class Nearest:
 
 def nearest(
     queries: Float[Tensor, "queries latent"],
-    corpus: Float[Tensor, "n latent"],
+    corpus: Shaped[Tensor, "n latent"],
     k: int,
     metric: str = "euclidean",
     chunk: int = CHUNK,
 ) -> Nearest:
-    """Return the k rows of the corpus that are nearest to each query.
+    """Return the k rows of the corpus that are nearest to each query; a chunk at a time gets the queries' dtype.
 
     The distance is |a - b|, or 1 - cos(a, b) for "cosine", from 0 (one direction) to 2.
 
