@@ -35,6 +35,7 @@ from seqvae.data.text import prepare_text
 from seqvae.harness.config import load
 from seqvae.harness.scores import weights_digest
 from seqvae.harness.vectors import load_vector, pack_vector
+from tests.helpers.commands import ok, refused
 from tests.helpers.worlds import MODEL, Run, World
 
 SUFFIX = {"melody": ".mid", "fashion": ".png"}
@@ -48,21 +49,6 @@ Capture = pytest.CaptureFixture[str]
 def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-
-
-def ok(*arguments: object) -> None:
-    assert main([str(argument) for argument in arguments]) == 0
-
-
-def refused(capsys: Capture, *arguments: object) -> str:
-    """Return the one line of a command that failed as it should."""
-    capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert len(err.strip().splitlines()) == 1, err
-    assert "Traceback" not in err
-    return err
 
 
 def made(folder: str) -> dict[str, bytes]:

@@ -14,7 +14,6 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
-from seqvae.cli import main
 from seqvae.data import MelodyTokenizer
 from seqvae.data.codec import encoded_again
 from seqvae.data.dataset import WindowDataset
@@ -24,6 +23,7 @@ from seqvae.harness.samples import sample_quality
 from seqvae.harness.scoring import evaluate, unseen
 from seqvae.latent import attribute_table, chains, encode, named_attributes
 from seqvae.priors import StandardNormal
+from tests.helpers.commands import ok, refused
 from tests.helpers.letters import make
 from tests.helpers.vectors import RowCodec, linear_world
 from tests.helpers.worlds import Run
@@ -35,17 +35,8 @@ Capture = pytest.CaptureFixture[str]
 
 def printed(capsys: Capture, *arguments: object) -> Any:
     capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == 0
+    ok(*arguments)
     return json.loads(capsys.readouterr().out)
-
-
-def refused(capsys: Capture, *arguments: object) -> str:
-    capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert len(err.strip().splitlines()) == 1, err
-    return err
 
 
 # Windows that stand in train
@@ -81,7 +72,7 @@ def test_an_evaluation_leaves_seen_windows_out_and_says_how_many(
     assert plain["reconstruction"] == direct.reconstruction
     subset = printed(capsys, *command, "--json", "--subset", 2)
     assert subset["metrics"]["examples"] == 2
-    assert main([str(one) for one in command]) == 0
+    ok(*command)
     expected = f"{flags.sum()} of {len(dataset)} windows also stand in train and are left out (--keep-seen keeps them)"
     assert expected in capsys.readouterr().out
 
@@ -97,7 +88,7 @@ def test_the_quality_of_melodies_and_pictures_is_that_of_their_windows(get_run: 
         assert {row["windows"] for key, row in found["rows"].items() if key != "test split"} == {5.0}
         assert found["rows"]["training windows"]["in_training_data"] == 1.0
         assert all(0 <= row[attribute] <= 1 for row in found["rows"].values())
-        assert main(["quality", str(run.path), "-n", "3"]) == 0
+        ok("quality", run.path, "-n", "3")
         assert "samples from the prior" in capsys.readouterr().out
         assert "--lm-steps is for sentences" in refused(capsys, "quality", run.path, "-n", 5, "--lm-steps", 3)
 
@@ -139,7 +130,7 @@ def test_samples_of_the_aggregate_are_those_of_its_latents(run: Run, tmp_path: P
     out = tmp_path / "out"
     output = tmp_path / "lines.txt" if run.world.experiment == "text" else out
     for source in ("aggregate", "prior"):
-        assert main(["sample", str(run.path), "-n", "2", "--from", source, "-o", str(output)]) == 0
+        ok("sample", run.path, "-n", "2", "--from", source, "-o", output)
     trained = load(run.path)
     law = read_aggregate(trained)
     assert law is not None
@@ -152,10 +143,10 @@ def test_without_a_kept_mixture_one_is_fitted_to_the_data_or_a_line_says_what_is
     run = get_run("text")
     alone = Path(shutil.copytree(load(run.path).path, tmp_path / "alone"))
     capsys.readouterr()
-    assert main(["sample", str(alone), "-n", "3", "--from", "aggregate"]) == 0
+    ok("sample", alone, "-n", "3", "--from", "aggregate")
     expected = capsys.readouterr().out
     without(alone)
-    assert main(["sample", str(alone), "-n", "3", "--from", "aggregate", "--data", str(run.world.root)]) == 0
+    ok("sample", alone, "-n", "3", "--from", "aggregate", "--data", run.world.root)
     assert capsys.readouterr().out.count("\n") == expected.count("\n") == 3
     error = refused(capsys, "sample", alone, "--from", "aggregate", "--data", tmp_path / "nowhere")
     assert "holds no mixture" in error
@@ -197,7 +188,7 @@ def test_a_sample_of_bars_is_as_long_as_asked(get_run: GetRun, tmp_path: Path, c
     for law, length in (("prior", ["--bars", "6"]), ("aggregate", ["--windows", "3"])):
         out = tmp_path / law
         command = ["sample", str(run.path), "-n", "2", "--from", law, *length, "--drift", "0.2", "-o", str(out)]
-        assert main(command) == 0
+        ok(*command)
         tunes = [pretty_midi.PrettyMIDI(str(path)) for path in sorted(out.glob("sample-*.mid"))]
         assert len(tunes) == 2
         assert all(tune.get_end_time() <= 6 * 2.0 + 1e-3 for tune in tunes)  # bars of two seconds
@@ -302,17 +293,17 @@ def test_the_table_is_the_mean_after_moving_beside_the_mean_before() -> None:
 def test_the_command_writes_a_named_vector_that_edits(run: Run, tmp_path: Path, capsys: Capture) -> None:
     name = {"melody": "note_density", "text": "length", "fashion": "brightness"}[run.world.experiment]
     path = tmp_path / "v.safetensors"
-    assert main(["attribute", str(run.path), "--by", name, "-o", str(path)]) == 0
+    ok("attribute", run.path, "--by", name, "-o", path)
     with safe_open(path, "pt") as file:
         assert json.loads(file.metadata()["by"]) == name
     output = tmp_path / "out"
-    assert main(["edit", str(run.path), run.world.inputs[0], "--attribute", str(path), "-o", str(output)]) == 0
+    ok("edit", run.path, run.world.inputs[0], "--attribute", path, "-o", output)
     found = printed(capsys, "attribute", run.path, "--table", "-n", 3, "--strength", "-0.5", "--json")
     assert (found["windows"], found["strength"]) == (3, -0.5)
     assert name in found["after"]
     assert found["percent"].keys() == found["after"].keys()
     assert found["before"].keys() == found["percent"][name].keys()
-    assert main(["attribute", str(run.path), "--table", "-n", "3"]) == 0
+    ok("attribute", run.path, "--table", "-n", "3")
     table = capsys.readouterr().out.splitlines()
     assert "3 test windows moved by strength 1" in table[0]
     assert table[-1].split()[0] == "reconstructions"
@@ -321,7 +312,7 @@ def test_the_command_writes_a_named_vector_that_edits(run: Run, tmp_path: Path, 
 def test_the_table_is_drawn(get_run: GetRun, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / "table.png"
-    assert main(["attribute", str(get_run("melody").path), "--table", "-n", "4", "-o", str(path)]) == 0
+    ok("attribute", get_run("melody").path, "--table", "-n", "4", "-o", path)
     with Image.open(path) as picture:
         assert min(picture.size) > 200
 

@@ -15,7 +15,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from seqvae import latent
-from seqvae.cli import main
 from seqvae.data.captions import MARGIN, SIZE, caption, labelled
 from seqvae.data.codec import Preview
 from seqvae.data.dataset import WindowDataset, read_manifest
@@ -26,6 +25,7 @@ from seqvae.harness import plots
 from seqvae.harness.config import load
 from seqvae.priors import StandardNormal
 from seqvae.traversals import largest, quantile_grid, traverse
+from tests.helpers.commands import ok, refused
 from tests.helpers.worlds import Run, World, train_tiny
 
 GetRun = Callable[[str], Run]
@@ -37,19 +37,6 @@ ENDING = {"melody": ".png", "fashion": ".png", "text": ".txt"}
 @pytest.fixture(autouse=True)
 def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def ok(*arguments: object) -> None:
-    assert main([str(argument) for argument in arguments]) == 0
-
-
-def refused(capsys: Capture, *arguments: object) -> str:
-    capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert len(err.strip().splitlines()) == 1, err
-    return err
 
 
 def picture(path: str | Path) -> Any:
