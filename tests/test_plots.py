@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from seqvae import latent
+from seqvae.cli import main
 from seqvae.data.captions import MARGIN, SIZE, caption, labelled
 from seqvae.data.codec import Preview
 from seqvae.data.dataset import WindowDataset, read_manifest
@@ -250,7 +251,8 @@ def test_histograms_are_those_of_means_and_draws_over_the_priors_density() -> No
         (["samples", "-n", "0", "-o", "x.png"], "n must be positive, got 0"),
         (["nearest", "-k", "0", "-o", "x.png"], "k must be between 1 and the "),
         (["samples"], "-o FILE.png is needed, got nothing"),
-        (["samples", "-n", "1", "-o", "x.jpg"], "-o must end in .png, got x.jpg"),
+        (["samples", "-n", "1", "-o", "x.jpg"], "-o FILE.png is needed, got x.jpg"),
+        (["traversals", "-n", "1", "-o", "x.html"], "-o FILE.png is needed, got x.html"),
         (["scatter", "-o", "x.jpg"], "-o FILE.png is needed, got x.jpg"),
         (["scatter", "--seed", "-1", "-o", "x.png"], "seed must be from 0 to "),
         (["traversals", "--range", "1", "1", "-o", "x.png"], "range must go from a number to a larger one, got 1 1"),
@@ -264,6 +266,40 @@ def test_histograms_are_those_of_means_and_draws_over_the_priors_density() -> No
 def test_a_mistake_with_plots_is_one_line(arguments: list[str], message: str, get_run: GetRun, capsys: Capture) -> None:
     assert message in refused(capsys, "plot", get_run("fashion").path, *arguments)
     assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("kind", ["reconstructions", "samples", "manifold", "traversals"])
+def test_a_file_that_is_no_view_of_the_items_is_refused_before_anything_is_encoded_or_decoded(
+    kind: str, get_run: GetRun, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("this is work")
+
+    for name in ("decode", "encode", "posterior", "reconstruct", "stream"):
+        monkeypatch.setattr(latent, name, work)
+    path = get_run("melody").path
+    error = refused(capsys, "plot", path, kind, "-o", "x.txt")
+    assert "-o FILE.png or FILE.html or FILE.abc is needed, got x.txt" in error
+    with pytest.raises(AssertionError, match="this is work"):  # another file would have come to it
+        main(["plot", str(path), kind, "-o", "x.abc"])
+
+
+def test_rows_that_the_model_cannot_have_are_told(get_run: GetRun, caplog: pytest.LogCaptureFixture) -> None:
+    run = get_run("fashion")
+    for asked, told in ((4, []), (5, ["all 4 dimensions are drawn: the model has no more"])):
+        caplog.clear()
+        with caplog.at_level("INFO", "seqvae.cli.plot"):
+            ok("plot", run.path, "traversals", "-n", asked, "--steps", 2, "-o", "t.png")
+        assert caplog.messages == told
+
+
+def test_a_split_says_nothing_of_a_manifold_of_two_dimensions(
+    get_world: GetWorld, tmp_path: Path, capsys: Capture
+) -> None:
+    path = train_tiny(get_world("fashion"), tmp_path / "run", "model.latent_dim=2").path
+    error = refused(capsys, "plot", path, "manifold", "--split", "test", "-o", "m.png")
+    assert "--split is for a manifold of more than two dimensions, this model has 2" in error
+    ok("plot", path, "manifold", "-n", 2, "-o", "m.png")
 
 
 def test_pictures_of_sentences_and_of_several_checkpoints_are_refused(get_run: GetRun, capsys: Capture) -> None:

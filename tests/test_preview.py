@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seqvae.cli import main
-from seqvae.data.midi import MelodyTokenizer, read_midi
+from seqvae.data.midi import DrumTokenizer, MelodyTokenizer, read_midi
 from seqvae.data.midi.abc import tunes
 from seqvae.data.midi.page import page
 from seqvae.data.midi.preview import documents
@@ -260,7 +260,8 @@ def test_voices_are_kept_apart_and_drums_are_left_out(trio: pretty_midi.PrettyMI
     assert text.count("\nV:") == 2
     trio.instruments = [part for part in trio.instruments if part.is_drum]
     assert tunes([trio], ["drums"]) is None
-    assert list(documents([trio], "drums", ["drums"])) == [".html"]
+    assert tuple(documents([trio], "drums", ["drums"])) == DrumTokenizer.document_endings
+    assert tuple(documents([melody(41, 0, 43)], "tune", ["tune"])) == MelodyTokenizer.document_endings
 
 
 def test_a_tune_as_a_person_would_write_it(tmp_path: Path) -> None:

@@ -80,7 +80,10 @@ def add(commands: Commands) -> None:
     add_decoding(plot, "the most likely item, but samples as in `seqvae sample`")
     add_data(plot, "the dataset, if it has moved")
     plot.add_argument(
-        "-o", "--output", metavar="FILE", help="FILE.png, of music also .html; of sentences FILE.txt or - (default)"
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="FILE.png, of music also .html and .abc; of sentences FILE.txt or - (default)",
     )
 
 
@@ -171,6 +174,8 @@ def _manifold(options: argparse.Namespace) -> None:
         log.info("dimensions %d (across) and %d (upwards) have the largest KL", *dimensions)
     else:
         dimensions = traversals.two_of(prior.mean)
+        if options.split:
+            raise ValueError("--split is for a manifold of more than two dimensions, this model has 2; leave it out")
     z = traversals.quantile_grid(prior, dimensions, options.n)
     items = [trained.codec.join([window]) for window in latent.decode(trained.vae, z, strategy(options))]
     captions = [", ".join(f"z{d} {z[place, d]:+.2f}" for d in dimensions) for place in range(len(items))]
@@ -203,6 +208,8 @@ def _traversals(options: argparse.Namespace) -> None:
         centre = latent.encode(trained.vae, codec, windows)[0]
     kl = _look(options, trained, LOOKED_AT).kl
     dimensions = traversals.largest(kl, options.n)
+    if len(dimensions) < options.n:
+        log.info("all %d dimensions are drawn: the model has no more", len(dimensions))
     values = torch.linspace(low, high, steps).tolist()
     z = traversals.traverse(centre, dimensions, values)
     items = [codec.join([window]) for window in latent.decode(trained.vae, z, strategy(options))]

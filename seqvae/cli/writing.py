@@ -90,8 +90,10 @@ def check_view(codec: Codec[Any], output: str | None) -> None:
     if codec.suffix is None:
         if output is not None and output.endswith(".png"):
             raise ValueError(f"sentences are lines of text: -o FILE.txt, or - to print them, got {output}")
-    elif output is None or not Path(output).suffix:
-        raise ValueError(f"-o FILE.png is needed, got {output or 'nothing'}")
+        return
+    endings = (".png", *codec.document_endings)
+    if output is None or Path(output).suffix not in endings:
+        raise ValueError(f"-o FILE{' or FILE'.join(endings)} is needed, got {output or 'nothing'}")
 
 
 def write_view(
@@ -115,14 +117,16 @@ def write_view(
     from seqvae.data.captions import caption
     from seqvae.data.image import write_png
 
-    path, image = Path(str(output)), codec.preview(items, columns, sound=False).image
-    texts = codec.documents(items, path.stem, captions, columns)
-    if path.suffix == ".png" and image is not None:
+    path = Path(str(output))
+    if path.suffix == ".png":
+        image = codec.preview(items, columns, sound=False).image
+        assert image is not None  # of items that have files of their own
         write_png(path, caption(image, row_labels, column_labels))
-    elif path.suffix in texts:
-        write_whole(path, texts[path.suffix].encode())
     else:
-        raise ValueError(f"-o must end in {' or '.join(['.png', *texts])}, got {output}")
+        texts = codec.documents(items, path.stem, captions, columns)
+        if path.suffix not in texts:
+            raise ValueError(f"{output} would hold nothing: no item has a note for it")
+        write_whole(path, texts[path.suffix].encode())
     print(path)
 
 

@@ -50,6 +50,8 @@ class Codec(ABC, Generic[Item]):
     """The ending of the file that holds one item; None where items are lines of one text file."""
     endings: ClassVar[tuple[str, ...]] = ()
     """Of the files that `read` understands, where a folder of them stands for all; none where items are lines."""
+    document_endings: ClassVar[tuple[str, ...]] = ()
+    """Of the files that `documents` makes of items that were decoded."""
     joins: ClassVar[bool] = False
     """Whether an item may be made of several windows, one after another."""
 

@@ -82,6 +82,8 @@ class DrumTokenizer(MidiCodec):
     `windows(join(...))`.
     """
 
+    document_endings = (".html",)
+
     def __init__(self, *, bars: int = 2, meter: str = "strict") -> None:
         if not is_int(bars) or bars < 1:
             raise ValueError(f"bars must be a positive int, got {bars!r}")

@@ -23,6 +23,7 @@ class MidiCodec(Codec[pretty_midi.PrettyMIDI]):
 
     suffix = ".mid"
     endings = (".mid", ".midi", ".rmi", ".kar")
+    document_endings = (".html", ".abc")
     joins = True
 
     def sizes(self, tensor: Tensor) -> dict[str, int]:
