@@ -108,10 +108,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                     rejected.append(Rejected(drawing.name, rule, str(error)))
             groups = joined([drawing.group for drawing in kept], [picture.tobytes() for picture in pixels])
             keys = np.array([key_of(group, options.seed) for group in groups], np.uint64)
-            splits = complete_splits(keys, np.full(len(keys), -1, np.int8), SHARE)
+            splits = np.full(len(keys), -1, np.int8)
+            if kept:  # else the preparation says why there are none
+                splits = complete_splits(keys, splits, SHARE)
             labels = sorted({drawing.label for drawing in kept})
             report = prepare_arrays(
-                np.array(pixels),
+                np.array(pixels, np.uint8).reshape(-1, options.size, options.size, 3),
                 [SPLITS[split] for split in splits],
                 options.root,
                 labels=[labels.index(drawing.label) for drawing in kept],

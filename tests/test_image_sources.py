@@ -454,6 +454,11 @@ def test_a_name_that_fits_several_pictures_labels_none(folder: Path) -> None:
         ("file\n1.png\n", {}, "must have a column of pictures and one of labels, got file"),
         ("file,label\n1.png,x\n", {"label_column": "kind"}, "no column 'kind'; its columns are file, label"),
         ("file,label\n1.png,x\n", {"file_column": "id"}, "no column 'id'; its columns are file, label"),
+        (
+            "file,label\n1.png,x\n",
+            {"file_column": "file", "label_column": "file"},
+            "must have a column of pictures and one of labels, got 'file' for both",
+        ),
         ("file,label\nno.png,x\n", {}, "labels no picture of .*: its line 2 names 'no.png'"),
         ("file,label\n", {}, "labels no picture of .*: it has no rows"),
         ("file,label\n1.png,x\nb/1.png,y\n", {}, "line 3 says 'y' of 'b/1.png', line 2 says 'x'; a picture has one"),

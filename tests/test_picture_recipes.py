@@ -271,6 +271,21 @@ def test_every_variation_of_an_emoji_stands_on_one_side_of_the_split(
     }
 
 
+def test_a_package_without_a_picture_that_can_be_read_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = package(tmp_path / "a", "a", [entry(f"1F4{number:02X}") for number in range(10, 15)])
+    pictures = sorted((folder / "img" / "a" / "64").iterdir())
+    pictures[0].unlink()
+    for path in pictures[1:]:
+        path.write_bytes(b"<html>")
+    assert emoji.main([str(folder), "--root", str(tmp_path / "data")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    reasons = f"4 x cannot be read; 1 x {emoji.NOT_THERE}"
+    assert f"nothing to prepare for {tmp_path / 'data'}: every item was rejected ({reasons})" in error
+
+
 @pytest.mark.parametrize("content", ["", "[1]", '[{"unified": "1F600"}]', None])
 def test_a_folder_that_is_no_package_of_emoji_is_one_line(
     content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]

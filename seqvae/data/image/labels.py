@@ -70,6 +70,8 @@ def _columns(header: Sequence[str], file: str | None, label: str | None, name: s
         if column is not None and column not in header:
             there = printable(", ".join(header))
             raise ValueError(f"{name} has no column {column!r}; its columns are {there}")
+    if file is not None and file == label:
+        raise ValueError(f"{name} must have a column of pictures and one of labels, got {file!r} for both")
     left = [place for place, column in enumerate(header) if column not in (file, label)]
     if len(left) < (file is None) + (label is None):
         raise ValueError(f"{name} must have a column of pictures and one of labels, got {printable(', '.join(header))}")
