@@ -122,11 +122,12 @@ class MixtureDistribution:
 
         The parts are far larger than what is left of them, hence float64, which no autocast makes shorter either.
         """
-        z, mean, log_variance = (_precise(part) for part in (z, self.components.mean, self.components.log_variance))
+        parts = (z, self.components.mean, self.components.log_variance, torch.log_softmax(self.logits, 0))
+        z, mean, log_variance, log_weights = map(_precise, parts)
         precision = torch.exp(-log_variance)
         constant = (mean.square() * precision + log_variance + LOG_TWO_PI).sum(-1)
         log_densities = -0.5 * (z.square() @ precision.T + constant) + z @ (mean * precision).T
-        return (torch.log_softmax(self.logits, 0) + log_densities).to(self.components.mean.dtype)
+        return (log_weights + log_densities).to(self.components.mean)
 
     def projected_log_prob(
         self, points: Float[Tensor, "*n axes"], axes: Float[Tensor, "latent axes"]
@@ -227,8 +228,8 @@ def _autoregressive_step(
 
 
 def _precise(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return float64 where the device has it."""
-    return values if values.device.type == "mps" else values.double()
+    """Return float64, on the CPU where the device has none (mps); autocast would make float32 shorter still."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 def _check_components(components: int) -> None:
