@@ -7,13 +7,16 @@ percentiles of 2,000 bootstraps over windows, the same windows for every run (Ef
 """
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import seqvae
+from benchmarks import cli
+from seqvae.data import MelodyTokenizer
 from seqvae.data.batching import stack
 from seqvae.data.midi.melody import FIRST_NOTE
 from seqvae.harness.config import Trained
@@ -67,16 +70,13 @@ def told(value: float, draws: NDArray[np.float64], sign: str = "") -> str:
     return f"{value:{sign}.4f} [{low:{sign}.4f}, {high:{sign}.4f}]"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.intervals", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="runs on one dataset of melodies")
-    parser.add_argument("--beam", type=int, metavar="N", help="free-running by a search with N hypotheses")
-    options = parser.parse_args()
-    strategy = Beam(options.beam) if options.beam else Greedy()
-    runs = {run: seqvae.load(run) for run in options.runs}
+def bench(options: argparse.Namespace) -> None:
+    """Print the F1 of each run, and how far it is ahead of the first one's."""
+    strategy = Greedy() if options.beam is None else Beam(options.beam)
+    runs = {run: cli.load_run(run, MelodyTokenizer, "melodies") for run in options.runs}
     roots = {str(trained.config["data"]["root"]) for trained in runs.values()}
     if len(roots) > 1:
-        parser.error(f"the runs must have one dataset, got {', '.join(sorted(roots))}")
+        raise ValueError(f"the runs must have one dataset, got {', '.join(sorted(roots))}")
     test = open_split(Path(roots.pop()), "test", runs[options.runs[0]].config["data"]["fingerprint"])
     windows = [test[place] for place in unseen(test).tolist()]
     found = {run: reconstruct(trained, windows, strategy) for run, trained in runs.items()}
@@ -91,5 +91,12 @@ def main() -> None:
             print(f"{name:<13} {run} - {first}: {told(apart, draws[run] - draws[first], '+')}")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.parser("intervals", __doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="runs on one dataset of melodies")
+    parser.add_argument("--beam", type=int, metavar="N", help="free-running by a search with N hypotheses")
+    return cli.run(parser, bench, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,23 +8,24 @@ time says more than the wall's.
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from benchmarks import cli
 from seqvae import data
 from seqvae.data.batching import BatchOrder, loader
 from seqvae.data.dataset import Batch, WindowDataset
-from seqvae.harness import conf_dir
 from seqvae.harness.config import assemble, build
 from seqvae.harness.engine import Engine
 from seqvae.harness.options import TrainerOptions
+from seqvae.harness.run import configuration
 from seqvae.harness.signals import StopSignals
 from seqvae.harness.tracking import ProgressBar
 from seqvae.harness.trainer import Trainer
@@ -62,22 +63,16 @@ def cost(steps: Iterator[None]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - processor
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="a prepared melody dataset")
-    parser.add_argument("--steps", type=int, default=40, help="of each loop, in turns (default 40)")
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        composed = compose("train", ["experiment=melody", f"data.root={arguments.root}"])
+def bench(options: argparse.Namespace) -> None:
+    """Print the time of a step of either loop, on the wall and of the processor."""
+    cli.check_positive(options, "steps", "threads")
+    torch.set_num_threads(options.threads)
+    composed = configuration(["experiment=melody", f"data.root={options.root}"])
     config: Any = OmegaConf.to_container(composed, resolve=True)
-    codec = data.load_codec(arguments.root / "codec").replace(**config["data"]["view"])
-    train, valid = (WindowDataset(arguments.root, split) for split in ("train", "valid"))
+    train, valid = (WindowDataset(options.root, split) for split in ("train", "valid"))
+    codec = data.load_codec(options.root / "codec").replace(**config["data"]["view"])
     order = BatchOrder(train.lengths, config["data"]["batch_size"])
-    chosen = [
-        order.epoch(epoch)[place] for epoch, place in (divmod(n, order.steps) for n in range(arguments.steps + 3))
-    ]
+    chosen = [order.epoch(epoch)[place] for epoch, place in (divmod(n, order.steps) for n in range(options.steps + 3))]
     batches = list(loader(train, codec, chosen, seed=0, epoch=0))
 
     with tempfile.TemporaryDirectory() as folder, StopSignals() as signals:
@@ -110,5 +105,13 @@ def main() -> None:
         )
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.parser("overhead", __doc__)
+    parser.add_argument("--root", type=Path, required=True, help="a prepared melody dataset")
+    parser.add_argument("--steps", type=int, default=40, help="of each loop, in turns (default 40)")
+    parser.add_argument("--threads", type=int, default=1)
+    return cli.run(parser, bench, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

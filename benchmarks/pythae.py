@@ -16,47 +16,35 @@ import sys
 import tempfile
 import time
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
 
+from benchmarks import cli
 from seqvae import data
 from seqvae.data.batching import VALID_SEED, loader
 from seqvae.data.codec import Codec
 from seqvae.data.dataset import VALID_EPOCH, WindowDataset
-from seqvae.harness.config import assemble, build, load
+from seqvae.harness.config import assemble, load
 from seqvae.harness.run import configuration, train
 from seqvae.harness.scoring import evaluate, random_subset, unseen
 from seqvae.vae import VAE
 
+WORKER = "benchmarks.pythae_worker"
 CHECKOUT = Path(__file__).resolve().parent.parent
 SEED = 0
 COLUMNS = ("parameters", "images/s", "images a CPU second", "NLL", "+-", "ELBO", "active units")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pythae", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--root", type=Path, default=Path("data/fashion_mnist"), help="a prepared dataset of pictures")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--limit", type=int, metavar="N", help="train on the first N pictures")
-    parser.add_argument("--importance-samples", type=int, default=500, metavar="K")
-    parser.add_argument("--subset", type=int, default=1000, metavar="N", help="test pictures, drawn at random")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="as for seqvae train: model.width=16")
-    parser.add_argument("--python", type=Path, help="the interpreter of an environment with pythae and seqvae")
-    parser.add_argument("--environment", type=Path, default=Path(".venv-pythae"), help="where else one is made")
-    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker is not None:
-        train_theirs(options.worker)
-        return
+def bench(options: argparse.Namespace) -> None:
+    """Print what both have come to."""
+    cli.check_positive(options, "epochs", "batch_size", "lr", "limit", "importance_samples", "subset")
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(options, Path(folder))
     print(f"{options.epochs} epochs of {options.batch_size}, {torch.get_num_threads()} threads\n")
@@ -65,9 +53,8 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]]:
     """Train both and return what each has come to."""
-    interpreter = (options.python or environment(options.environment)).absolute()  # a link says which environment
-    codec, test = data.load_codec(options.root / "codec").replace(binarize=True), WindowDataset(options.root, "test")
     size = len(WindowDataset(options.root, "train", options.limit))
+    codec, test = data.load_codec(options.root / "codec").replace(binarize=True), WindowDataset(options.root, "test")
     steps = -(-size // options.batch_size)  # an epoch
     keys = ["experiment=fashion", f"data.root={options.root}", f"data.batch_size={options.batch_size}", f"seed={SEED}"]
     keys += ["data.fresh_views=false", f"data.limit={options.limit or 'null'}", f"run_dir={folder / 'ours'}"]
@@ -83,11 +70,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, fl
         "lr": options.lr,
         "threads": torch.get_num_threads(),
     }
+    theirs = assemble(request["model"], {"_target_": "seqvae.priors.StandardNormal"}, codec)
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
     export(options.root, codec, folder / "pixels.npz", options.limit)
-    worker = [str(interpreter), "-m", "benchmarks.pythae", "--worker", str(folder)]
-    subprocess.run(worker, cwd=CHECKOUT, check=True, stdout=sys.stderr)
-    theirs = assemble(request["model"], {"_target_": "seqvae.priors.StandardNormal"}, codec)
+    subprocess.run([interpreter(options), "-m", WORKER, str(folder)], cwd=CHECKOUT, check=True, stdout=sys.stderr)
     theirs.load_state_dict(load_file(folder / "theirs.safetensors"))
     speeds = {"pythae 0.1.2": json.loads((folder / "theirs.json").read_text(encoding="utf-8"))}
     seconds = time.process_time()
@@ -137,6 +123,15 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def interpreter(options: argparse.Namespace) -> str:
+    """Return the interpreter of an environment with pythae. Raises ValueError for one that the worker cannot run in."""
+    python = str((options.python or environment(options.environment)).absolute())  # a link says which environment
+    tried = subprocess.run([python, "-c", f"import {WORKER}"], cwd=CHECKOUT, capture_output=True, text=True)
+    if tried.returncode:
+        raise ValueError(f"{python} cannot run {WORKER}: {''.join(tried.stderr.splitlines()[-1:])}")
+    return python
+
+
 def environment(folder: Path) -> Path:
     """Return the interpreter of an environment with pythae, made where there is none."""
     interpreter = folder / "bin" / "python"
@@ -154,77 +149,20 @@ def _logged_speed(folder: Path) -> float:
     return statistics.harmonic_mean(readings)  # images over seconds of the whole training, as theirs
 
 
-def train_theirs(folder: Path) -> None:
-    """Train with pythae as the request says; leave the weights by our names, and the speed. Runs in its environment."""
-    from pythae.data.datasets import BaseDataset
-    from pythae.models import VAE as TheirVAE
-    from pythae.models import VAEConfig
-    from pythae.models.base.base_utils import ModelOutput
-    from pythae.models.nn import BaseDecoder, BaseEncoder
-    from pythae.trainers import BaseTrainer, BaseTrainerConfig
-
-    class Encoder(BaseEncoder):  # type: ignore[misc]
-        def __init__(self, network: torch.nn.Module) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, x: Tensor) -> Any:
-            posterior = self.network(x)
-            return ModelOutput(embedding=posterior.mean, log_covariance=posterior.log_variance)
-
-    class Decoder(BaseDecoder):  # type: ignore[misc]
-        def __init__(self, network: torch.nn.Module) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, z: Tensor) -> Any:
-            return ModelOutput(reconstruction=torch.sigmoid(self.network(z)))
-
-    class Trainer(BaseTrainer):  # type: ignore[misc]
-        seconds = 0.0
-
-        def train_step(self, epoch: int) -> Any:
-            started = time.perf_counter()
-            loss = super().train_step(epoch)
-            self.seconds += time.perf_counter() - started
-            return loss
-
-    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
-    torch.set_num_threads(request["threads"])
-    with np.load(folder / "pixels.npz") as pixels:
-        splits = {name: torch.from_numpy(pixels[name]) for name in ("train", "valid")}
-    sets = {name: BaseDataset(x, torch.zeros(len(x))) for name, x in splits.items()}
-    torch.manual_seed(SEED)
-    encoder, decoder = build(request["model"], **request["spec"])
-    shape = tuple(request["spec"]["image_shape"])
-    config = VAEConfig(input_dim=shape, latent_dim=encoder.latent_dim, reconstruction_loss="bce")
-    trainer = Trainer(
-        model=TheirVAE(config, Encoder(encoder), Decoder(decoder)),
-        train_dataset=sets["train"],
-        eval_dataset=sets["valid"],
-        training_config=BaseTrainerConfig(
-            output_dir=str(folder / "theirs"),
-            per_device_train_batch_size=request["batch_size"],
-            per_device_eval_batch_size=request["batch_size"],
-            num_epochs=request["epochs"],
-            learning_rate=request["lr"],
-            optimizer_cls="Adam",
-            seed=SEED,
-            no_cuda=True,
-        ),
-    )
-    seconds = time.process_time()
-    trainer.train()
-    seconds = time.process_time() - seconds
-    weights = {
-        name.replace(".network.", ".", 1): tensor.contiguous()
-        for name, tensor in trainer._best_model.state_dict().items()
-    }
-    save_file(weights, folder / "theirs.safetensors")
-    seen = request["epochs"] * len(sets["train"])
-    speeds = {"images/s": seen / trainer.seconds, "images a CPU second": seen / seconds}
-    (folder / "theirs.json").write_text(json.dumps(speeds), encoding="utf-8")
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.parser("pythae", __doc__)
+    parser.add_argument("--root", type=Path, default=Path("data/fashion_mnist"), help="a prepared dataset of pictures")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--limit", type=int, metavar="N", help="train on the first N pictures")
+    parser.add_argument("--importance-samples", type=int, default=500, metavar="K")
+    parser.add_argument("--subset", type=int, default=1000, metavar="N", help="test pictures, drawn at random")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="as for seqvae train: model.width=16")
+    parser.add_argument("--python", type=Path, help="the interpreter of an environment with pythae and seqvae")
+    parser.add_argument("--environment", type=Path, default=Path(".venv-pythae"), help="where else one is made")
+    return cli.run(parser, bench, argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

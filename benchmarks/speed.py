@@ -9,24 +9,24 @@ after; softmaxes, activations and the optimizer do not count, so 1 cannot be rea
 
 import argparse
 import statistics
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from benchmarks import cli
 from seqvae.data.batching import valid_loader
 from seqvae.data.dataset import WindowDataset
-from seqvae.harness import conf_dir
 from seqvae.harness.config import load
 from seqvae.harness.machine import gemm_peak
-from seqvae.harness.run import train
+from seqvae.harness.run import configuration, train
 from seqvae.vae import VAE
 
 LOG_EVERY = 20  # steps between two readings of the throughput
@@ -73,10 +73,10 @@ def forward_multiply_adds(vae: VAE, batches: list[Tensor]) -> float:
 
 def measure(experiment: str, steps: int, overrides: list[str]) -> str:
     """Return one row of the table."""
-    with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with tempfile.TemporaryDirectory() as folder:
         keys = [f"experiment={experiment}", f"run_dir={folder}/run", f"trainer.max_steps={steps}"]
         keys += [f"trainer.log_every={LOG_EVERY}", "trainer.valid_every=1000000", "trainer.save_every=1000000"]
-        config = compose("train", [*keys, *overrides])
+        config = configuration([*keys, *overrides])
         before = gemm_peak()
         train(config)
         peak = max(before, gemm_peak())
@@ -97,17 +97,23 @@ def measure(experiment: str, steps: int, overrides: list[str]) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("experiments", nargs="*", default=["melody", "text", "fashion"])
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="as for seqvae train")
-    options = parser.parse_args()
+def bench(options: argparse.Namespace) -> None:
+    """Print a row an experiment."""
+    if options.steps < 2 * LOG_EVERY:  # the first reading does not count
+        raise ValueError(f"steps must be at least {2 * LOG_EVERY}, got {options.steps}")
     rows = [measure(experiment, options.steps, options.set) for experiment in options.experiments]
     print(f"{torch.get_num_threads()} threads")
     print("experiment  examples/s    tokens/s  MFLOP/example   GFLOP/s  the peak   share")
     print("\n".join(rows))
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.parser("speed", __doc__)
+    parser.add_argument("experiments", nargs="*", default=["melody", "text", "fashion"])
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="as for seqvae train")
+    return cli.run(parser, bench, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
@@ -32,12 +31,14 @@ from omegaconf.errors import OmegaConfBaseException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from benchmarks import cli
 from seqvae.data.batching import VALID_SEED, loader, valid_loader
 from seqvae.data.dataset import VALID_EPOCH, WindowDataset, read_manifest
 from seqvae.evaluation import active_units, mean_and_error, mutual_information, score_examples
-from seqvae.harness import checkpoint, conf_dir
+from seqvae.harness import checkpoint
 from seqvae.harness.comparison import flat, newest_config
 from seqvae.harness.config import Trained, load
+from seqvae.harness.run import configuration
 from seqvae.harness.scores import weights_digest
 from seqvae.harness.scoring import open_split, random_subset
 
@@ -157,9 +158,7 @@ def make_run(plan: Plan, name: str, seed: int, options: argparse.Namespace) -> R
 def check(run: Run) -> None:
     """Raise ValueError unless a run's keys can be composed, and are those that its directory was trained with."""
     try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            composed = compose("train", list(run.overrides))
-        wanted = flat(OmegaConf.to_container(composed, resolve=True))
+        wanted = flat(OmegaConf.to_container(configuration(run.overrides), resolve=True))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(f"{run.name} cannot be composed: {' '.join(str(error).split())}") from None
     if not (run.path / "config.yaml").is_file():
@@ -371,8 +370,12 @@ def write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def bench(plan: Plan, options: argparse.Namespace) -> int:
+def bench(options: argparse.Namespace) -> int:
     """Train and measure; write the tables anew after each run. Return 1 where a run failed, else 0."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that trainings are told, too
+    cli.check_positive(options, "steps", "importance_samples", "jobs")
+    changed = {"steps": options.steps, "importance_samples": options.importance_samples}
+    plan = replace(read_plan(options.plan), **{name: value for name, value in changed.items() if value is not None})
     titles = [title for title in plan.tables if title != "frontier" or options.frontier]
     shown = {title: [plan.reference, *(row for row in plan.tables[title] if row != plan.reference)] for title in titles}
     names = options.rows or list(dict.fromkeys(name for rows in shown.values() for name in rows))
@@ -412,8 +415,16 @@ def bench(plan: Plan, options: argparse.Namespace) -> int:
     return failed
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.text", description=(__doc__ or "").splitlines()[0])
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.parser("text", __doc__)
     parser.add_argument("--root", type=Path, default=Path("data/bible_bbe"), help="a prepared text dataset")
     parser.add_argument("--plan", type=Path, default=ROWS, help="the rows (default benchmarks/text.yaml)")
     parser.add_argument("--rows", type=_names, metavar="A,B", help="only these (default: all of the tables)")
@@ -426,34 +437,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of every row, as for seqvae train")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the tables as Markdown")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the same numbers as JSON")
-    options = parser.parse_args(argv)
-    for name in ("steps", "importance_samples", "jobs"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')} must be positive, got {value}")
-    return options
-
-
-def _names(text: str) -> list[str]:
-    return text.split(",")
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    options = parse(argv)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that trainings are told, too
-    try:
-        plan = read_plan(options.plan)
-        changed = {"steps": options.steps, "importance_samples": options.importance_samples}
-        return bench(replace(plan, **{name: value for name, value in changed.items() if value is not None}), options)
-    except KeyboardInterrupt:
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"bench-text: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    return cli.run(parser, bench, argv)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ the peak.
 
 import argparse
 import statistics
+import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -23,9 +24,10 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks import cli
 from benchmarks.speed import forward_multiply_adds
+from seqvae.data import SentencePieceTokenizer
 from seqvae.data.batching import BatchOrder, stack
-from seqvae.harness.config import load
 from seqvae.harness.engine import Engine
 from seqvae.harness.machine import gemm_peak
 from seqvae.harness.trainer import TrainingStep
@@ -198,21 +200,24 @@ def measure_sampling(vae: VAE, seconds: float) -> list[str]:
     return table
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.text_speed", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--steps", type=int, default=100, help="that each model trains")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of sampling for each batch size, at least")
-    parser.add_argument("--checkpoint", help="a trained text VAE to sample from, instead of one of the size above")
-    options = parser.parse_args()
+def bench(options: argparse.Namespace) -> None:
+    """Print the table of training and that of sampling."""
+    cli.check_positive(options, "steps", "seconds")
+    trained = cli.load_run(options.checkpoint, SentencePieceTokenizer, "sentences") if options.checkpoint else None
     torch.manual_seed(0)
     print(f"{torch.get_num_threads()} threads")
     print("\n".join(measure_training(options.steps)))
-    vae = load(options.checkpoint).vae if options.checkpoint else model(SAMPLED)
     print()
-    print("\n".join(measure_sampling(vae, options.seconds)))
+    print("\n".join(measure_sampling(model(SAMPLED) if trained is None else trained.vae, options.seconds)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.parser("text_speed", __doc__)
+    parser.add_argument("--steps", type=int, default=100, help="that each model trains")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of sampling for each batch size, at least")
+    parser.add_argument("--checkpoint", help="a trained text VAE to sample from, instead of one of the size above")
+    return cli.run(parser, bench, argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

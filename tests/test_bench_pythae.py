@@ -33,7 +33,6 @@ def options(world: World) -> SimpleNamespace:
         importance_samples=5,
         subset=4,
         set=[f"model.{size}" for size in MODEL["fashion"]],
-        python=Path(sys.executable),
     )
 
 
@@ -61,6 +60,7 @@ def test_both_sides_see_the_same_pixels_and_are_scored_alike(
         (folder / "theirs.json").write_text(json.dumps({"images/s": 1.0, "images a CPU second": 2.0}))
 
     monkeypatch.setattr(TrainingStep, "forward", watched)
+    monkeypatch.setattr(bench, "interpreter", lambda options: sys.executable)
     monkeypatch.setattr(subprocess, "run", untrained)
     rows = bench.measure(options(get_world("fashion")), tmp_path)  # type: ignore[arg-type]
     exported = np.load(tmp_path / "pixels.npz")["train"]
@@ -80,6 +80,8 @@ def test_both_sides_see_the_same_pixels_and_are_scored_alike(
 
 def test_pythae_trains_the_networks_and_its_weights_come_back_by_our_names(tmp_path: Path) -> None:
     pytest.importorskip("pythae", reason="it needs an environment of its own")
+    from benchmarks import pythae_worker
+
     sizes = dict(size.split("=") for size in MODEL["fashion"])
     model = {"_target_": "seqvae.models.conv", **{name: int(value) for name, value in sizes.items()}}
     spec = {"image_shape": [1, 8, 8], "levels": 2}
@@ -89,7 +91,7 @@ def test_pythae_trains_the_networks_and_its_weights_come_back_by_our_names(tmp_p
     np.savez(tmp_path / "pixels.npz", train=pixels, valid=pixels)
     torch.manual_seed(bench.SEED)
     fresh = networks(tmp_path)
-    bench.train_theirs(tmp_path)
+    pythae_worker.train(tmp_path)
     trained = load_file(tmp_path / "theirs.safetensors")
     assert trained.keys() == fresh.keys()
     assert all(trained[name].shape == fresh[name].shape for name in fresh)

@@ -1,5 +1,6 @@
 """The bench of text VAEs: every row trains, a killed bench goes on, and its numbers are what they say."""
 
+import argparse
 import json
 import os
 import shutil
@@ -158,7 +159,7 @@ def test_a_row_waits_for_the_one_it_begins_with_and_counts_its_minutes(
         in (tmp_path / "runs" / "pretrained-0" / "config.yaml").read_text()
     )
     found: Tables = json.loads((tmp_path / "tables.json").read_text())
-    plan, options = bench.read_plan(bench.ROWS), bench.parse(arguments(root, tmp_path))
+    plan, options = bench.read_plan(bench.ROWS), argparse.Namespace(root=root, runs=tmp_path / "runs", set=[])
     own, before = (bench.speed(bench.make_run(plan, name, 0, options)) for name in ("pretrained", "autoencoder"))
     assert found["cures"][0]["minutes"] == own["minutes"] > before["minutes"] > 0
 

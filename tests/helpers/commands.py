@@ -1,4 +1,6 @@
-"""The command, run within this process: it does what it is asked, or refuses in one line."""
+"""Commands, run within this process: they do what they are asked, or refuse in one line."""
+
+from collections.abc import Callable
 
 import pytest
 
@@ -12,10 +14,10 @@ def ok(*arguments: object) -> None:
     assert main([str(argument) for argument in arguments]) == 0
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object, command: Callable[[list[str]], int] = main) -> str:
     """Return the one line of a command that failed as it should."""
     capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == 2
+    assert command([str(argument) for argument in arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.strip().splitlines()) == 1, err
