@@ -24,14 +24,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks import cli
 from seqvae import latent
 from seqvae.data.dataset import WindowDataset, read_manifest
 from seqvae.data.image import PixelCodec
-from seqvae.harness.config import Trained, load
+from seqvae.harness.config import Trained
 from seqvae.harness.scoring import open_split
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
 BATCH = 128
+
+
+class Edit(NamedTuple):
+    """Test pictures of one label on their way to another."""
+
+    labels: tuple[int, int]
+    windows: list[Tensor]
+    vectors: dict[str, Tensor]  # by what was taken out of them
 
 
 class Edited(NamedTuple):
@@ -132,37 +141,45 @@ def measure(
         )
 
 
-def table(
+def planned(
     trained: Trained,
-    model: Classifier,
-    splits: tuple[WindowDataset, WindowDataset],
-    names: Sequence[str],
+    train: WindowDataset,
+    test: WindowDataset,
     pairs: Sequence[tuple[int, int]],
     n: int,
     limit: int,
     attribute: str | None = None,
+) -> list[Edit]:
+    """Return the edit of each pair of labels. Raises ValueError for an attribute that there is not."""
+    vae, codec = trained.vae, trained.codec
+    directions: list[Tensor] = []
+    if attribute is not None:
+        everything = spread(train, range(len(train)), 4 * limit)
+        directions = [*latent.named_attributes(vae, codec, everything, [attribute]).values()]
+    edits = []
+    for pair in pairs:
+        lacking, having = (spread(train, labelled(train, label), limit) for label in pair)
+        vectors = {"plain": latent.attribute(vae, codec, having, lacking)}
+        if directions:
+            vectors[f"without {attribute}"] = latent.orthogonalize(vectors["plain"], directions).float()
+        edits.append(Edit(pair, spread(test, labelled(test, pair[0]), n), vectors))
+    return edits
+
+
+def table(
+    trained: Trained, model: Classifier, edits: Sequence[Edit], names: Sequence[str], attribute: str | None = None
 ) -> Iterator[str]:
     """Yield the lines of the table."""
-    train, test = splits
     heads = ["A -> B", "vector", "strength", "called B", "called A", "other", "distance", "kept"]
     heads += [] if attribute is None else [attribute]
     yield f"| {' | '.join(heads)} |"
     yield f"|---|---|{'--:|' * (len(heads) - 2)}"
-    direction: Tensor | None = None
-    if attribute is not None:
-        everything = spread(train, range(len(train)), 4 * limit)
-        (direction,) = latent.named_attributes(trained.vae, trained.codec, everything, [attribute]).values()
-    for pair in pairs:
-        sets = [spread(train, labelled(train, label), limit) for label in pair]
-        plain = latent.attribute(trained.vae, trained.codec, sets[1], sets[0])
-        vectors = {"plain": plain}
-        if direction is not None:
-            vectors[f"without {attribute}"] = latent.orthogonalize(plain, [direction]).float()
-        windows = spread(test, labelled(test, pair[0]), n)
-        for kind, vector in vectors.items():
-            rows = measure(trained, model, windows, pair, vector, attribute=attribute)
+    for edit in edits:
+        pair = " -> ".join(names[label] for label in edit.labels)
+        for kind, vector in edit.vectors.items():
+            rows = measure(trained, model, edit.windows, edit.labels, vector, attribute=attribute)
             for strength, row in zip(STRENGTHS, rows, strict=True):
-                cells = [f"{names[pair[0]]} -> {names[pair[1]]}", kind, f"{strength:g}"]
+                cells = [pair, kind, f"{strength:g}"]
                 cells += [f"{100 * share:.1f} %" for share in (row.target, row.source, row.other)]
                 cells += [f"{row.distance:.3f}", f"{row.kept:.3f}"]
                 cells += [] if row.change is None else [f"{row.change:+.3f}"]
@@ -184,16 +201,40 @@ def spread(dataset: WindowDataset, places: Sequence[int], most: int) -> list[Ten
 
 
 def parse_pair(pair: str, names: Sequence[str]) -> tuple[int, int]:
-    """Return the two labels of A:B. Raises ValueError for names that the dataset does not have."""
+    """Return the two labels of A:B. Raises ValueError for names that the dataset does not have, or one name twice."""
     a, _, b = pair.partition(":")
-    for name in (a, b):
-        if name not in names:
-            raise ValueError(f"a pair is A:B of {', '.join(names)}, got {pair!r}")
+    if a not in names or b not in names or a == b:
+        raise ValueError(f"a pair is A:B, two of {', '.join(names)}, got {pair!r}")
     return names.index(a), names.index(b)
 
 
+def bench(options: argparse.Namespace) -> None:
+    """Print the table of a checkpoint; all that can be refused is refused before the classifier is trained."""
+    cli.check_positive(options, "n", "limit", "epochs")
+    trained = cli.load_run(options.checkpoint, PixelCodec, "pictures")
+    root = options.data or Path(trained.config["data"]["root"])
+    train, test = (open_split(root, split, trained.config["data"]["fingerprint"]) for split in ("train", "test"))
+    names = read_manifest(root)["options"].get("label_names") or []
+    if not names:
+        raise ValueError(f"{root} has no labels to learn and to edit")
+    pairs = [parse_pair(pair, names) for pair in options.pairs]
+    labels = [torch.from_numpy(split.column("label")).long() for split in (train, test)]
+    if min(int(column.min()) for column in labels) < 0:
+        raise ValueError(f"{root} has pictures without a label")
+    edits = planned(trained, train, test, pairs, options.n, options.limit, options.orthogonal_to)
+    pixels = [pixels_of(trained, [split[place] for place in range(len(split))]) for split in (train, test)]
+    model = train_classifier(pixels[0], labels[0], len(names), options.epochs, options.seed)
+    right = (classify(model, pixels[1]) == labels[1]).float().mean()
+    print(
+        f"The classifier ({options.epochs} epochs, seed {options.seed}) is right on {100 * right:.1f} % of "
+        f"{len(test):,} test pictures.\n"
+    )
+    for line in table(trained, model, edits, names, options.orthogonal_to):
+        print(line, flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.edits", description=(__doc__ or "").splitlines()[0])
+    parser = cli.parser("edits", __doc__)
     parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint, or a run directory: its best")
     parser.add_argument("--pairs", nargs="+", metavar="A:B", required=True, help="labels: from, and to")
     parser.add_argument("--orthogonal-to", metavar="NAME", help="an attribute to leave alone, such as brightness")
@@ -202,38 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=5, help="of the classifier (default 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the classifier")
     parser.add_argument("--data", type=Path, metavar="ROOT", help="the dataset, if it has moved")
-    options = parser.parse_args(argv)
-    try:
-        for name in ("n", "limit", "epochs"):
-            if getattr(options, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(options, name)}")
-        trained = load(options.checkpoint)
-        if not isinstance(trained.codec, PixelCodec):
-            raise ValueError(f"{options.checkpoint} has no pictures: its codec is a {type(trained.codec).__name__}")
-        root = options.data or Path(trained.config["data"]["root"])
-        train, test = (open_split(root, split, trained.config["data"]["fingerprint"]) for split in ("train", "test"))
-        names = read_manifest(root)["options"].get("label_names") or []
-        if not names:
-            raise ValueError(f"{root} has no labels to learn and to edit")
-        pairs = [parse_pair(pair, names) for pair in options.pairs]
-        pixels, labels = ([], [])
-        for split in (train, test):
-            pixels.append(pixels_of(trained, [split[place] for place in range(len(split))]))
-            labels.append(torch.from_numpy(split.column("label")).long())
-        if min(int(column.min()) for column in labels) < 0:
-            raise ValueError(f"{root} has pictures without a label")
-        model = train_classifier(pixels[0], labels[0], len(names), options.epochs, options.seed)
-        right = (classify(model, pixels[1]) == labels[1]).float().mean()
-        print(
-            f"The classifier ({options.epochs} epochs, seed {options.seed}) is right on {100 * right:.1f} % of "
-            f"{len(test):,} test pictures.\n"
-        )
-        for line in table(trained, model, (train, test), names, pairs, options.n, options.limit, options.orthogonal_to):
-            print(line, flush=True)
-    except (ValueError, OSError) as error:
-        print(f"benchmarks.edits: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return cli.run(parser, bench, argv)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from benchmarks import edits
 from seqvae import latent
 from seqvae.data.dataset import WindowDataset
 from seqvae.harness.config import load
+from tests.helpers.commands import refused
 from tests.helpers.worlds import Run
 
 GetRun = Callable[[str], Run]
@@ -83,13 +84,24 @@ def test_the_table_has_a_row_a_strength_for_the_plain_and_the_orthogonal_vector(
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("fashion", ["--pairs", "standing:sitting"], "a pair is A:B of standing, lying, got 'standing:sitting'"),
+        ("fashion", ["--pairs", "standing:sitting"], "a pair is A:B, two of standing, lying, got 'standing:sitting'"),
+        ("fashion", ["--pairs", "standing:standing"], "a pair is A:B, two of standing, lying, got 'standing:standing'"),
+        (
+            "fashion",
+            ["--pairs", "standing:lying", "--orthogonal-to", "weight"],
+            "the attribute must be one of brightness, got 'weight'",
+        ),
         ("fashion", ["--pairs", "standing:lying", "-n", "0"], "n must be positive, got 0"),
         ("text", ["--pairs", "a:b"], "has no pictures: its codec is a SentencePieceTokenizer"),
     ],
 )
-def test_a_mistake_is_one_line(
-    name: str, options: list[str], message: str, get_run: GetRun, capsys: pytest.CaptureFixture[str]
+def test_a_mistake_is_one_line_before_the_classifier_is_trained(
+    name: str,
+    options: list[str],
+    message: str,
+    get_run: GetRun,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert edits.main([str(get_run(name).path), *options]) == 2
-    assert message in capsys.readouterr().err
+    monkeypatch.delattr(edits, "train_classifier")
+    assert message in refused(capsys, get_run(name).path, *options, command=edits.main)
