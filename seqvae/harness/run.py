@@ -5,7 +5,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 import seqvae
 from seqvae import data
 from seqvae.data.batching import BatchOrder, loader
+from seqvae.data.codec import Codec
 from seqvae.data.dataset import WindowDataset, read_manifest
 from seqvae.harness import checkpoint, conf_dir
 from seqvae.harness.aggregate import keep_aggregate
@@ -26,7 +27,7 @@ from seqvae.harness.checkpoint import CheckpointError
 from seqvae.harness.comparison import flat, newest_config
 from seqvae.harness.config import assemble, build
 from seqvae.harness.engine import Engine
-from seqvae.harness.options import trainer_options
+from seqvae.harness.options import TrainerOptions, trainer_options
 from seqvae.harness.scoring import open_split
 from seqvae.harness.trainer import Trainer, TrainingStep
 from seqvae.priors import Prior, VampPrior
@@ -80,40 +81,77 @@ def train(config: DictConfig) -> dict[str, float]:
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     options = trainer_options(plain["trainer"])
     engine = Engine(options.devices, options.precision, options.timeout_minutes, options.deterministic)
-    root = Path(plain["data"]["root"]).resolve()
-    manifest = read_manifest(root)
     newest = checkpoint.last(run_dir)
+    dataset = _open_dataset(plain["data"], run_dir, newest)
+    vae = _make_vae(plain, dataset, newest)
+    trainer = _make_trainer(plain, options, engine, dataset, vae, run_dir)
+    with _claimed(run_dir, engine):
+        if engine.is_main:
+            _describe(trainer, plain["experiment"], plain["data"]["batch_size"])
+            _record(run_dir, config, changes)
+        to_be_shown = newest is None or bool(changes)
+        metrics = trainer.fit(newest, flat(plain) if to_be_shown else None)
+        if engine.is_main:
+            keep_aggregate(run_dir, dataset.train, engine.device)
+        return metrics
+
+
+class _Dataset(NamedTuple):
+    """The data of a run."""
+
+    root: Path
+    manifest: dict[str, Any]
+    codec: Codec[Any]
+    train: WindowDataset
+    valid: WindowDataset
+
+
+def _open_dataset(node: dict[str, Any], run_dir: Path, newest: Path | None) -> _Dataset:
+    """Return the data that a configuration names. Raises ValueError where a run's `newest` checkpoint saw others."""
+    root = Path(node["root"]).resolve()
+    manifest = read_manifest(root)
     if newest is not None and checkpoint.read_config(newest)["data"]["fingerprint"] != manifest["fingerprint"]:
         raise ValueError(f"{root} is not the dataset that {_shown(run_dir)} was trained on (its sha256 differs)")
-    codec = data.load_codec(root / "codec").replace(**plain["data"]["view"])
-    splits = {split: open_split(root, split, None, plain["data"]["limit"]) for split in ("train", "valid")}
-    batch_size = plain["data"]["batch_size"]
+    codec = data.load_codec(root / "codec").replace(**node["view"])
+    train, valid = (open_split(root, split, None, node["limit"]) for split in ("train", "valid"))
+    return _Dataset(root, manifest, codec, train, valid)
+
+
+def _make_vae(plain: dict[str, Any], dataset: _Dataset, newest: Path | None) -> VAE:
+    """Return the VAE that a configuration names; in a run that begins, with the weights that it begins with."""
     torch.manual_seed(plain["seed"])
-    vae = assemble(plain["model"], plain["prior"], codec)
+    vae = assemble(plain["model"], plain["prior"], dataset.codec)
     if newest is None:
-        _begin_with_data(vae.prior, splits["train"], plain["seed"])
-    if newest is None and plain["init_from"] is not None:
-        _warm_start(vae, plain["init_from"], plain["init_parts"])
+        _begin_with_data(vae.prior, dataset.train, plain["seed"])
+        if plain["init_from"] is not None:
+            _warm_start(vae, plain["init_from"], plain["init_parts"])
+    return vae
+
+
+def _make_trainer(
+    plain: dict[str, Any], options: TrainerOptions, engine: Engine, dataset: _Dataset, vae: VAE, run_dir: Path
+) -> Trainer:
+    """Return the trainer of a VAE, whose parts have been seen to go together in every process."""
     objective = build(plain["objective"])
     sampling = build(plain["sampling"]) if plain.get("sampling") else None
     check_aggressive(options.aggressive_steps, vae, objective)
     optimizer = build(plain["optimizer"], params=vae.parameters())
     learning_rate = build(plain["learning_rate"])
     engine.launch()
-    order = BatchOrder(
-        splits["train"].lengths, batch_size, plain["data"]["max_tokens"], plain["seed"], engine.world_size
-    )
-    (first,) = loader(splits["train"], codec, [[0, len(splits["train"]) - 1]], seed=0, epoch=0)
+    node, train = plain["data"], dataset.train
+    order = BatchOrder(train.lengths, node["batch_size"], node["max_tokens"], plain["seed"], engine.world_size)
+    (first,) = loader(train, dataset.codec, [[0, len(train) - 1]], seed=0, epoch=0)
     engine.rehearse(TrainingStep(vae, objective, sampling), first.x)
-    trainer = Trainer(
+    manifest = dataset.manifest
+    return Trainer(
         engine=engine,
         vae=vae,
-        codec=codec,
+        codec=dataset.codec,
         objective=objective,
         optimizer=optimizer,
         learning_rate=learning_rate,
-        train=splits["train"],
-        valid=splits["valid"],
+        train=train,
+        valid=dataset.valid,
         order=order,
         options=options,
         run_dir=run_dir,
@@ -123,22 +161,13 @@ def train(config: DictConfig) -> dict[str, float]:
             "model": plain["model"],
             "prior": plain["prior"],
             "objective": plain["objective"],
-            "data": {"root": str(root), "kind": manifest["kind"], "fingerprint": manifest["fingerprint"]},
+            "data": {"root": str(dataset.root), "kind": manifest["kind"], "fingerprint": manifest["fingerprint"]},
         },
         seed=plain["seed"],
-        workers=plain["data"]["workers"],
-        fresh_views=plain["data"]["fresh_views"],
+        workers=node["workers"],
+        fresh_views=node["fresh_views"],
         sampling=sampling,
     )
-    with _claimed(run_dir, engine):
-        if engine.is_main:
-            _describe(trainer, plain["experiment"], batch_size)
-            _record(run_dir, config, changes)
-        to_be_shown = newest is None or bool(changes)
-        metrics = trainer.fit(newest, flat(plain) if to_be_shown else None)
-        if engine.is_main:
-            keep_aggregate(run_dir, splits["train"], engine.device)
-        return metrics
 
 
 @contextmanager
