@@ -23,6 +23,7 @@ from seqvae.data.image import write_gif
 from seqvae.evaluation import mean_kl_by_dimension
 from seqvae.gaussian import DiagonalGaussian
 from seqvae.harness import plots
+from seqvae.harness.aggregate import read_aggregate
 from seqvae.harness.config import load
 from seqvae.priors import StandardNormal
 from seqvae.traversals import largest, quantile_grid, traverse
@@ -84,29 +85,34 @@ def test_grids_of_items_are_drawn_in_every_modality_without_matplotlib(kind: str
         assert min(picture(path).shape[:2]) > 50
 
 
-def test_the_manifold_is_the_preview_of_the_decoded_quantiles(get_run: GetRun) -> None:
+@pytest.mark.parametrize("law", ["prior", "aggregate"])
+def test_the_manifold_is_the_preview_of_the_decoded_quantiles(law: str, get_run: GetRun) -> None:
     run = get_run("fashion")
-    ok("plot", run.path, "manifold", "-n", 3, "-o", "m.png")
+    ok("plot", run.path, "manifold", "-n", 3, "--from", law, "-o", "m.png")
     trained = load(run.path)
     test = WindowDataset(run.world.root, "test")
     posterior = latent.posterior(trained.vae, trained.codec, [test[place] for place in range(len(test))])
-    prior = trained.vae.prior(trained.vae.encoder)
+    prior, aggregate = trained.vae.prior(trained.vae.encoder), read_aggregate(trained)
+    assert aggregate is not None
     first, second = largest(mean_kl_by_dimension(posterior, prior), 2)
-    windows = latent.decode(trained.vae, quantile_grid(prior, (first, second), 3))
-    expected = trained.codec.preview([trained.codec.join([window]) for window in windows], 3).image
-    np.testing.assert_array_equal(picture("m.png"), expected)
+    z = quantile_grid(prior if law == "prior" else aggregate, (first, second), 3)
+    expected = trained.codec.preview([trained.codec.join([window]) for window in latent.decode(trained.vae, z)], 3)
+    np.testing.assert_array_equal(picture("m.png"), expected.image)
 
 
-def test_traversals_start_from_an_input_and_have_the_largest_kl_on_top(get_run: GetRun) -> None:
+@pytest.mark.parametrize("law", ["prior", "aggregate"])
+def test_traversals_start_from_an_input_and_have_the_largest_kl_on_top(law: str, get_run: GetRun) -> None:
     run = get_run("fashion")
-    arguments = ("--inputs", run.world.inputs[0], "--range", -2, 1, "--steps", 4)
+    arguments = ("--inputs", run.world.inputs[0], "--from", law, "--range", -2, 1, "--steps", 4)
     ok("plot", run.path, "traversals", "-n", 2, *arguments, "-o", "t.png")
     trained = load(run.path)
     codec, vae = trained.codec, trained.vae
     test = WindowDataset(run.world.root, "test")
     kl = latent.posterior(vae, codec, [test[place] for place in range(len(test))]).kl_to_standard_normal().mean(0)
     centre = latent.encode(vae, codec, codec.windows(codec.read(run.world.inputs[0])[0]))[0]
-    windows = latent.decode(vae, traverse(centre, largest(kl, 2), [-2.0, -1.0, 0.0, 1.0]))
+    reach = vae.prior(vae.encoder) if law == "prior" else read_aggregate(trained)
+    assert reach is not None
+    windows = latent.decode(vae, traverse(reach, centre, largest(kl, 2), [-2.0, -1.0, 0.0, 1.0]))
     expected = codec.preview([codec.join([window]) for window in windows], 4).image
     assert expected is not None
     drawn = picture("t.png")
@@ -259,15 +265,15 @@ def test_histograms_are_those_of_means_and_draws_over_the_priors_density() -> No
     [
         (["samples", "--principal", "-o", "x.png"], "--principal is for scatter, not for samples"),
         (["prior", "--top-k", "3", "-o", "x.png"], "--top-k is for "),
-        (["traversals", "--from", "aggregate", "-o", "x.png"], "--from is for samples and nearest, not for traversals"),
+        (["scatter", "--from", "aggregate", "-o", "x.png"], "--from is for samples and nearest and manifold and trav"),
         (["samples", "-n", "0", "-o", "x.png"], "n must be positive, got 0"),
         (["nearest", "-k", "0", "-o", "x.png"], "k must be between 1 and the "),
         (["samples"], "-o FILE.png is needed, got nothing"),
         (["samples", "-n", "1", "-o", "x.jpg"], "-o must end in .png, got x.jpg"),
         (["scatter", "-o", "x.jpg"], "-o FILE.png is needed, got x.jpg"),
         (["scatter", "--seed", "-1", "-o", "x.png"], "seed must be from 0 to "),
-        (["traversals", "--range", "1", "1", "-o", "x.png"], "range must go from a number to a larger one, got 1 1"),
-        (["traversals", "--range", "0", "inf", "-o", "x.png"], "range must go from a number to a larger one"),
+        (["traversals", "--range", "1", "1", "-o", "x.png"], "range must go from a number to a larger one"),
+        (["traversals", "--range", "0", "7", "-o", "x.png"], "a larger one, between -6 and 6, got 0 7"),
         (["traversals", "--steps", "1", "-o", "x.png"], "steps must be at least 2 (both ends count), got 1"),
         (["traversals", "--inputs", "test:0", "test:1", "-o", "x.png"], "traversals are about one INPUT, got 2"),
         (["reconstructions", "--inputs", "test:0", "--split", "test", "-o", "x.png"], "leave out --split"),

@@ -56,9 +56,9 @@ def add(commands: Commands) -> None:
         metavar="KIND",
         choices=list(KINDS),
         help="reconstructions below their originals; samples; nearest: samples above the training pictures that are "
-        "nearest pixel by pixel; manifold: decodings at quantiles of the prior in two dimensions; traversals: a row a "
-        "dimension, the largest KL first; scatter: posterior means by label, of several checkpoints side by side; "
-        "prior: the aggregate posterior against the prior",
+        "nearest pixel by pixel; manifold: decodings at quantiles of the prior (or --from aggregate) in two "
+        "dimensions; traversals: a row a dimension, the largest KL first; scatter: posterior means by label, of "
+        "several checkpoints side by side; prior: the aggregate posterior against the prior",
     )
     numbers = ", ".join(f"{kind.n} of {name}" for name, kind in KINDS.items())
     plot.add_argument(
@@ -71,7 +71,13 @@ def add(commands: Commands) -> None:
     plot.add_argument(
         "--split", choices=("train", "valid", "test"), help="whose windows are encoded, evenly spread (default test)"
     )
-    plot.add_argument("--range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="of traversals (default -3 3)")
+    plot.add_argument(
+        "--range",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="of traversals (default -3 3): values of N(0, I), and those quantiles of any other prior or aggregate",
+    )
     plot.add_argument("--steps", type=int, help="of traversals: columns (default 7)")
     plot.add_argument(
         "--principal", action="store_true", default=None, help="scatter: by the first two principal components"
@@ -165,35 +171,37 @@ def _manifold(options: argparse.Namespace) -> None:
 
     trained = _open(options)
     check_view(trained.codec, options.output)
-    prior = _prior(trained)
+    shown = law(options, trained) or _prior(trained)
     if trained.vae.latent_dim > 2:
         dimensions = traversals.two_of(_look(options, trained, LOOKED_AT).kl)
         log.info("dimensions %d (across) and %d (upwards) have the largest KL", *dimensions)
     else:
-        dimensions = traversals.two_of(prior.mean)
-    z = traversals.quantile_grid(prior, dimensions, options.n)
+        dimensions = traversals.two_of(shown.mean)
+    z = traversals.quantile_grid(shown, dimensions, options.n)
     items = [trained.codec.join([window]) for window in latent.decode(trained.vae, z, strategy(options))]
     captions = [", ".join(f"z{d} {z[place, d]:+.2f}" for d in dimensions) for place in range(len(items))]
     write_view(trained.codec, options.output, items, captions, options.n)
 
 
 def _traversals(options: argparse.Namespace) -> None:
-    import math
-
     import torch
 
     from seqvae import latent, traversals
 
     low, high = options.range or (-3.0, 3.0)
+    farthest = traversals.FARTHEST
     steps = 7 if options.steps is None else options.steps
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"range must go from a number to a larger one, got {low:g} {high:g}")
+    if not -farthest <= low < high <= farthest:
+        raise ValueError(
+            f"range must go from a number to a larger one, between {-farthest:g} and {farthest:g}, got {low:g} {high:g}"
+        )
     if steps < 2:
         raise ValueError(f"steps must be at least 2 (both ends count), got {steps}")
     trained = _open(options)
     codec = trained.codec
     check_view(codec, options.output)
-    centre = _prior(trained).mean
+    shown = law(options, trained) or _prior(trained)
+    centre = shown.mean
     if options.inputs:
         if len(options.inputs) > 1:
             raise ValueError(f"traversals are about one INPUT, got {len(options.inputs)}")
@@ -203,10 +211,10 @@ def _traversals(options: argparse.Namespace) -> None:
         centre = latent.encode(trained.vae, codec, windows)[0]
     kl = _look(options, trained, LOOKED_AT).kl
     dimensions = traversals.largest(kl, options.n)
-    values = torch.linspace(low, high, steps).tolist()
-    z = traversals.traverse(centre, dimensions, values)
+    scores = torch.linspace(low, high, steps).tolist()
+    z = traversals.traverse(shown, centre, dimensions, scores)
     items = [codec.join([window]) for window in latent.decode(trained.vae, z, strategy(options))]
-    rows, columns = [f"z{d}  KL {kl[d]:.2f}" for d in dimensions], [f"{value:+.3g}" for value in values]
+    rows, columns = [f"z{d}  KL {kl[d]:.2f}" for d in dimensions], [f"{score:+.3g}" for score in scores]
     captions = [f"{row}: {column}" for row in rows for column in columns]
     write_view(codec, options.output, items, captions, steps, rows, columns)
 
@@ -248,8 +256,8 @@ KINDS = {
     "reconstructions": Kind(_reconstructions, DECODING | {"inputs", "split"}, 12),
     "samples": Kind(_samples, DECODING | {"from"}, 64),
     "nearest": Kind(_nearest, DECODING | {"from", "k"}, 12),
-    "manifold": Kind(_manifold, DECODING | {"split"}, 15),
-    "traversals": Kind(_traversals, DECODING | {"inputs", "split", "range", "steps"}, 10),
+    "manifold": Kind(_manifold, DECODING | {"from", "split"}, 15),
+    "traversals": Kind(_traversals, DECODING | {"from", "inputs", "split", "range", "steps"}, 10),
     "scatter": Kind(_scatter, frozenset({"split", "principal"}), 5000),
     "prior": Kind(_against_prior, frozenset({"split"}), 5000),
 }

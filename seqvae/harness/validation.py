@@ -22,7 +22,7 @@ from seqvae.traversals import largest, traverse
 from seqvae.vae import VAE
 
 PREVIEWS = 8  # items a preview shows, and dimensions that are traversed
-TRAVERSED = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # values of each of them
+TRAVERSED = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # values of each of them, or such quantiles of another prior
 SCORED_WINDOWS = 512  # windows whose reconstruction is scored at each validation
 LATENT_WINDOWS = 2000  # windows whose posteriors are looked at: for mutual information and the projector's snapshot
 
@@ -157,7 +157,7 @@ class Validation:
         kl = mean_kl_by_dimension(posterior, prior, generator).cpu()
         tracker.histogram("valid/kl_per_dimension", kl, step)
         dimensions = largest(kl, PREVIEWS)
-        windows = self.vae.decoder.sample(traverse(prior.mean, dimensions, TRAVERSED))
+        windows = self.vae.decoder.sample(traverse(prior, prior.mean, dimensions, TRAVERSED))
         items = [self.codec.join([window.cpu()]) for window in windows]
         preview = self.codec.preview(items, len(TRAVERSED), sound=False)
         rows, columns = [f"z{d}  KL {kl[d]:.2f}" for d in dimensions], [f"{value:+g}" for value in TRAVERSED]
