@@ -34,6 +34,14 @@ class RotatedMixture:
         """E[z]."""
         return self.basis @ self.mixture.mean
 
+    @property
+    def deviation(self) -> Float[Tensor, " latent"]:
+        """The standard deviation of each dimension of z."""
+        components = self.mixture.components
+        within = components.log_variance.exp() @ self.basis.T.square()
+        between = (components.mean @ self.basis.T - self.mean).square()
+        return (torch.softmax(self.mixture.logits, 0) @ (within + between)).sqrt()
+
     def log_prob(self, z: Float[Tensor, "*samples batch latent"]) -> Float[Tensor, "*samples batch"]:
         """Return the log density in nats."""
         return self.mixture.log_prob(z @ self.basis)

@@ -43,9 +43,10 @@ def test_a_projection_on_all_axes_is_the_density_itself(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LAWS)
-def test_the_mean_of_a_law_is_that_of_its_draws(name: str) -> None:
+def test_mean_and_deviation_of_a_law_are_those_of_its_draws(name: str) -> None:
     drawn = LAWS[name].sample(200_000, torch.Generator().manual_seed(0))
     torch.testing.assert_close(LAWS[name].mean, drawn.mean(0), atol=0.03, rtol=0.0)
+    torch.testing.assert_close(LAWS[name].deviation, drawn.std(0), atol=0.0, rtol=0.01)
 
 
 def test_a_mixture_projected_on_a_plane_is_torchs_mixture_of_full_gaussians() -> None:

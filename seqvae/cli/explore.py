@@ -56,7 +56,7 @@ def add(commands: Commands) -> None:
         "--noise",
         choices=("prior", "posterior"),
         default="prior",
-        help="as wide as the prior N(0, I) (default), or as the item's posterior",
+        help="as wide as the prior in each dimension (default), or as the item's posterior",
     )
     add_decoding(similar, "the most likely item")
     add_output(similar)
