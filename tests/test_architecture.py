@@ -61,7 +61,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "data.batching",
         "harness.",
     ),
-    "harness.plots": ("gaussian", "priors", "traversals"),
+    "harness.plots": ("gaussian", "priors", "traversals", "evaluation"),
     "harness.machine": ("", "harness.engine"),
     "harness.config": ("", "vae", "models.", "objectives", "priors", "schedules", "data.", "harness."),
     "harness.quality": ("vae", "evaluation", "data.", "harness."),

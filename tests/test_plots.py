@@ -20,7 +20,7 @@ from seqvae.data.captions import MARGIN, SIZE, caption, labelled
 from seqvae.data.codec import Preview
 from seqvae.data.dataset import WindowDataset, read_manifest
 from seqvae.data.image import write_gif
-from seqvae.evaluation import mean_kl_by_dimension
+from seqvae.evaluation import Use, mean_kl_by_dimension
 from seqvae.gaussian import DiagonalGaussian
 from seqvae.harness import plots
 from seqvae.harness.aggregate import read_aggregate
@@ -207,14 +207,14 @@ def test_every_point_of_a_scatter_is_drawn_in_the_colour_of_its_label() -> None:
     pytest.importorskip("matplotlib")
     means, labels = 5 * torch.randn(60, 4), torch.arange(60) % 3 - 1
     prior = StandardNormal(4)(nn.Identity())
-    cloud = plots.cloud("title", means, labels, torch.tensor([0.0, 2.0, 1.0, 5.0]), prior)
+    cloud = plots.cloud("title", means, labels, Use(torch.tensor([0.0, 2.0, 1.0, 5.0])), prior)
     figure = plots.scatter([cloud], ["a", "b"])
     (axes,) = figure.axes
     dots = [one for one in axes.collections if len(one.get_offsets()) and one.get_label().startswith("_child")]
     drawn = [np.asarray(one.get_offsets()) for one in dots if np.asarray(one.get_offsets()).shape == (20, 2)]
     for label, points in zip((-1, 0, 1), drawn, strict=True):
         np.testing.assert_allclose(points, means[labels == label][:, [3, 1]].numpy(), rtol=1e-6)
-    assert axes.get_xlabel() == "z3 (KL 5.00 nats)"
+    assert axes.get_xlabel() == "z3, KL 5.00 nats"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     assert right - left == pytest.approx(high - low)
@@ -225,7 +225,7 @@ def test_a_label_has_one_colour_of_its_own_in_every_panel() -> None:
     pytest.importorskip("matplotlib")
     prior = StandardNormal(2)(nn.Identity())
     panels = [[0, 3], [3, 20], [20, -1]]
-    clouds = [plots.cloud("", torch.randn(2, 2), torch.tensor(labels), torch.ones(2), prior) for labels in panels]
+    clouds = [plots.cloud("", torch.randn(2, 2), torch.tensor(labels), Use(torch.ones(2)), prior) for labels in panels]
     colours: dict[int, set[tuple[float, ...]]] = {}
     for axes, labels in zip(plots.scatter(clouds).axes, panels, strict=True):
         dots: list[Any] = [one for one in axes.collections if type(one).__name__ == "PathCollection"]
@@ -238,7 +238,7 @@ def test_a_label_has_one_colour_of_its_own_in_every_panel() -> None:
 def test_contours_of_a_normal_prior_are_circles_of_radius_one_two_and_three() -> None:
     pytest.importorskip("matplotlib")
     prior = StandardNormal(2)(nn.Identity())
-    figure = plots.scatter([plots.cloud("", torch.randn(50, 2), None, torch.ones(2), prior)])
+    figure = plots.scatter([plots.cloud("", torch.randn(50, 2), None, Use(torch.ones(2)), prior)])
     paths = figure.axes[0].collections[0].get_paths()
     radii = [np.linalg.norm(path.vertices, axis=1) for path in paths]
     assert [round(float(radius.mean()), 1) for radius in radii] == [3.0, 2.0, 1.0]
@@ -247,9 +247,9 @@ def test_contours_of_a_normal_prior_are_circles_of_radius_one_two_and_three() ->
 
 def test_histograms_are_those_of_means_and_draws_over_the_priors_density() -> None:
     pytest.importorskip("matplotlib")
-    prior, kl = StandardNormal(8)(nn.Identity()), torch.arange(8.0)
+    prior, use = StandardNormal(8)(nn.Identity()), Use(torch.arange(8.0))
     q = DiagonalGaussian(torch.randn(500, 8), torch.full((500, 8), -1.0))
-    figure = plots.against_prior(q, kl, prior, generator=torch.Generator().manual_seed(0))
+    figure = plots.against_prior(q, use, prior, generator=torch.Generator().manual_seed(0))
     titles = [axes.get_title() for axes in figure.axes]
     assert [title.partition(",")[0] for title in titles] == ["z7", "z6", "z5", "z2", "z1", "z0", "|z|"]
     axes = figure.axes[0]

@@ -115,6 +115,8 @@ def _similar(options: argparse.Namespace) -> None:
     from seqvae import latent
 
     trained = open_latent(options)
+    if options.noise == "posterior" and not trained.noise:
+        raise ValueError(f"{options.checkpoint} was trained without noise: its posteriors have no width; --noise prior")
     named = expand_one(options, trained, options.input)
     original = named.item()
     seed(options)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from seqvae.data.dataset import WindowDataset
+    from seqvae.evaluation import Use
     from seqvae.gaussian import DiagonalGaussian
     from seqvae.harness.config import Trained
     from seqvae.priors import PriorDistribution
@@ -173,8 +174,9 @@ def _manifold(options: argparse.Namespace) -> None:
     check_view(trained.codec, options.output)
     shown = law(options, trained) or _prior(trained)
     if trained.vae.latent_dim > 2:
-        dimensions = traversals.two_of(_look(options, trained, LOOKED_AT).kl)
-        log.info("dimensions %d (across) and %d (upwards) have the largest KL", *dimensions)
+        use = _look(options, trained, LOOKED_AT).use
+        dimensions = traversals.two_of(use.amount)
+        log.info("dimensions %d (across) and %d (upwards) have the largest %s", *dimensions, use.measure)
     else:
         dimensions = traversals.two_of(shown.mean)
     z = traversals.quantile_grid(shown, dimensions, options.n)
@@ -209,12 +211,12 @@ def _traversals(options: argparse.Namespace) -> None:
         if len(windows) > 1:
             raise ValueError(f"traversals are about one window, {options.inputs[0]} has {len(windows)}")
         centre = latent.encode(trained.vae, codec, windows)[0]
-    kl = _look(options, trained, LOOKED_AT).kl
-    dimensions = traversals.largest(kl, options.n)
+    use = _look(options, trained, LOOKED_AT).use
+    dimensions = traversals.largest(use.amount, options.n)
     scores = torch.linspace(low, high, steps).tolist()
     z = traversals.traverse(shown, centre, dimensions, scores)
     items = [codec.join([window]) for window in latent.decode(trained.vae, z, strategy(options))]
-    rows, columns = [f"z{d}  KL {kl[d]:.2f}" for d in dimensions], [f"{score:+.3g}" for score in scores]
+    rows, columns = [use.label(d) for d in dimensions], [f"{score:+.3g}" for score in scores]
     captions = [f"{row}: {column}" for row in rows for column in columns]
     write_view(codec, options.output, items, captions, steps, rows, columns)
 
@@ -232,7 +234,7 @@ def _scatter(options: argparse.Namespace) -> None:
         trained = open_latent(one)
         look = _look(one, trained, options.n)
         title, means = Path(source).name or source, look.posterior.mean
-        clouds.append(plots.cloud(title, means, look.labels(), look.kl, _prior(trained), bool(options.principal)))
+        clouds.append(plots.cloud(title, means, look.labels(), look.use, _prior(trained), bool(options.principal)))
         names = read_manifest(look.dataset.root)["options"].get("label_names") or []
         if label_names and names and names != label_names:
             raise ValueError(f"{source} has other labels than {options.checkpoint[0]}: one legend cannot name both")
@@ -247,7 +249,7 @@ def _against_prior(options: argparse.Namespace) -> None:
     path = _figure_path(options)
     trained = _open(options)
     look = _look(options, trained, options.n)
-    figure = plots.against_prior(look.posterior, look.kl, _prior(trained), options.checkpoint)
+    figure = plots.against_prior(look.posterior, look.use, _prior(trained), options.checkpoint)
     write_whole(path, plots.png(figure))
     print(path)
 
@@ -269,7 +271,7 @@ class Look(NamedTuple):
     dataset: WindowDataset
     places: Sequence[int]
     posterior: DiagonalGaussian
-    kl: Tensor  # mean of each dimension in nats, on the CPU
+    use: Use
 
     def labels(self) -> Tensor | None:
         """Return a label a window, where the dataset has any."""
@@ -287,14 +289,15 @@ def _look(options: argparse.Namespace, trained: Trained, most: int) -> Look:
     import torch
 
     from seqvae import latent
-    from seqvae.evaluation import mean_kl_by_dimension
+    from seqvae.evaluation import use_of_dimensions
 
     dataset = _split(options, trained, options.split or "test")
     places = spread(range(len(dataset)), most)
     posterior = latent.posterior(trained.vae, trained.codec, [dataset[place] for place in places])
+    if not trained.noise:
+        posterior = posterior.without_noise()
     generator = torch.Generator(posterior.mean.device).manual_seed(options.seed)
-    kl = mean_kl_by_dimension(posterior, _prior(trained), generator).cpu()
-    return Look(dataset, places, posterior, kl)
+    return Look(dataset, places, posterior, use_of_dimensions(posterior, _prior(trained), generator))
 
 
 def _split(options: argparse.Namespace, trained: Trained, split: str) -> WindowDataset:

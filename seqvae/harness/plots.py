@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seqvae.evaluation import Use
 from seqvae.gaussian import DiagonalGaussian
 from seqvae.priors import PriorDistribution
 from seqvae.traversals import contour_levels, largest, principal_axes, two_of
@@ -68,22 +69,21 @@ def cloud(
     title: str,
     means: Float[Tensor, "n latent"],
     labels: Int[Tensor, " n"] | None,
-    kl: Float[Tensor, " latent"],
+    use: Use,
     prior: PriorDistribution,
     principal: bool = False,
 ) -> Cloud:
-    """Return posterior means in the plane of the two dimensions of the largest KL, or of the principal components.
+    """Return posterior means in the plane of the two dimensions of most use, or of the principal components.
 
     Raises:
         ValueError: with fewer than two dimensions.
     """
-    dimensions = two_of(kl)
+    dimensions = two_of(use.amount)
     if principal:
         axes, names = principal_axes(means), ("principal component 1", "principal component 2")
     else:
         axes = torch.eye(means.shape[1]).to(means)[:, dimensions]
-        first, second = (f"z{dimension} (KL {kl[dimension]:.2f} nats)" for dimension in dimensions)
-        names = first, second
+        names = use.label(dimensions[0]), use.label(dimensions[1])
     return Cloud(title, means @ axes, labels, axes, names, prior)
 
 
@@ -146,20 +146,20 @@ def _contours(axes: Any, one: Cloud) -> tuple[list[float], list[float]]:
 @torch.no_grad()
 def against_prior(
     posterior: DiagonalGaussian,
-    kl: Float[Tensor, " latent"],
+    use: Use,
     prior: PriorDistribution,
     title: str = "",
     each: int = 3,
     generator: torch.Generator | None = None,
 ) -> Any:
-    """Draw the aggregate posterior against the prior: dimensions of the largest and the smallest KL, and |z|.
+    """Draw the aggregate posterior against the prior: dimensions of the most and the least use, and |z|.
 
     Of a dimension: histograms of the posterior means and of a draw from every posterior, over the prior's density. Of
     |z|: a draw from every posterior, and as many from the prior.
     """
     from matplotlib.figure import Figure
 
-    order = largest(kl, len(kl))
+    order = largest(use.amount, len(use.amount))
     rows = [order] if len(order) <= each else [order[:each], order[max(each, len(order) - each) :]]
     drawn = posterior.rsample(1, generator)[0]
     expected = prior.sample(len(drawn), generator)
@@ -167,12 +167,12 @@ def against_prior(
     grid = figure.add_gridspec(len(rows), len(rows[0]) + 1)
     for y, row in enumerate(rows):
         for x, dimension in enumerate(row):
-            axes = figure.add_subplot(grid[y, x], title=f"z{dimension}, KL {kl[dimension]:.2f} nats")
+            axes = figure.add_subplot(grid[y, x], title=use.label(dimension))
             means, draws = posterior.mean[:, dimension], drawn[:, dimension]
             bins = _bins(torch.cat([means, draws, expected[:, dimension]]))
             axes.hist(means.cpu(), bins, density=True, color="tab:orange", alpha=0.45, label="means")
             axes.hist(draws.cpu(), bins, density=True, **OUTLINE, label="draws of q(z)")
-            axis = torch.eye(len(kl)).to(drawn)[:, [dimension]]
+            axis = torch.eye(len(order)).to(drawn)[:, [dimension]]
             density = prior.projected_log_prob(torch.tensor(bins).to(drawn).unsqueeze(-1), axis).exp().cpu()
             axes.plot(bins, density, "k--", label="p(z)")
             axes.set_ylim(0, 2.5 * float(density.max()))  # means that all but agree would flatten everything else

@@ -12,7 +12,7 @@ from seqvae.data.batching import VALID_SEED, loader, valid_loader
 from seqvae.data.captions import labelled
 from seqvae.data.codec import Codec, Preview
 from seqvae.data.dataset import VALID_EPOCH, WindowDataset, read_manifest
-from seqvae.evaluation import active_units, mean_kl_by_dimension, mutual_information
+from seqvae.evaluation import active_units, mutual_information, use_of_dimensions
 from seqvae.gaussian import DiagonalGaussian
 from seqvae.harness import plots
 from seqvae.harness.engine import Engine
@@ -90,11 +90,11 @@ class Validation:
         if posterior is None:
             return {}
         on_cpu = DiagonalGaussian(posterior.mean.cpu(), posterior.log_variance.cpu())
-        return {
-            "active_units": float(active_units(on_cpu)),
-            "mutual_information": mutual_information(on_cpu, torch.Generator().manual_seed(VALID_SEED)),
-            "mutual_information_cap": math.log(len(posterior.mean)),
-        }
+        health = {"active_units": float(active_units(on_cpu))}
+        if self.objective.noise:
+            health["mutual_information"] = mutual_information(on_cpu, torch.Generator().manual_seed(VALID_SEED))
+            health["mutual_information_cap"] = math.log(len(posterior.mean))
+        return health
 
     def _reconstruction_scores(self) -> dict[str, float]:
         chosen = self._spread(SCORED_WINDOWS)
@@ -132,9 +132,10 @@ class Validation:
     def _posterior(self, chosen: list[int]) -> DiagonalGaussian:
         """Return the posteriors of windows."""
         parts = [self.vae.encoder(x) for x in self._seen(chosen)]
-        return DiagonalGaussian(
+        posterior = DiagonalGaussian(
             torch.cat([part.mean for part in parts]), torch.cat([part.log_variance for part in parts])
         )
+        return posterior if self.objective.noise else posterior.without_noise()
 
     def _preview(self, tracker: Tracker, step: int) -> None:
         chosen = self._spread(PREVIEWS)
@@ -154,19 +155,20 @@ class Validation:
         """Show the KL of each dimension, what the largest ones do, and where labels lie if there are any."""
         prior = self.vae.prior(self.vae.encoder)
         generator = torch.Generator(self.engine.device).manual_seed(VALID_SEED)
-        kl = mean_kl_by_dimension(posterior, prior, generator).cpu()
-        tracker.histogram("valid/kl_per_dimension", kl, step)
-        dimensions = largest(kl, PREVIEWS)
+        use = use_of_dimensions(posterior, prior, generator)
+        if self.objective.noise:
+            tracker.histogram("valid/kl_per_dimension", use.amount, step)
+        dimensions = largest(use.amount, PREVIEWS)
         windows = self.vae.decoder.sample(traverse(prior, prior.mean, dimensions, TRAVERSED))
         items = [self.codec.join([window.cpu()]) for window in windows]
         preview = self.codec.preview(items, len(TRAVERSED), sound=False)
-        rows, columns = [f"z{d}  KL {kl[d]:.2f}" for d in dimensions], [f"{value:+g}" for value in TRAVERSED]
+        rows, columns = [use.label(d) for d in dimensions], [f"{value:+g}" for value in TRAVERSED]
         tracker.preview("valid/traversal", labelled(preview, rows, columns), step)
         labels = self._labels(looked_at)
-        drawable = len(kl) > 1 and bool(posterior.mean.isfinite().all())
+        drawable = len(use.amount) > 1 and bool(posterior.mean.isfinite().all())
         if labels is not None and drawable and not plots.missing():
             names = read_manifest(self.valid.root)["options"].get("label_names", ())
-            cloud = plots.cloud(f"step {step:,}", posterior.mean, labels, kl, prior)
+            cloud = plots.cloud(f"step {step:,}", posterior.mean, labels, use, prior)
             tracker.preview("valid/latents", Preview(image=plots.pixels(plots.scatter([cloud], names))), step)
 
     def _labels(self, chosen: list[int]) -> Tensor | None:
