@@ -59,6 +59,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "data.codec",
         "data.dataset",
         "data.batching",
+        "latent.interpolation",
         "harness.",
     ),
     "harness.plots": ("gaussian", "priors", "traversals", "evaluation"),

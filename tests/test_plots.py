@@ -1,6 +1,7 @@
 """`seqvae plot`, its figures and what TensorBoard shows of latents: what is drawn is what was computed."""
 
 import builtins
+import io
 import itertools
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from torch import nn
 
 from seqvae import latent
 from seqvae.cli import main
+from seqvae.data.batching import valid_loader
 from seqvae.data.captions import MARGIN, SIZE, caption, labelled
 from seqvae.data.codec import Preview
 from seqvae.data.dataset import WindowDataset, read_manifest
@@ -53,7 +55,7 @@ def refused(capsys: Capture, *arguments: object) -> str:
     return err
 
 
-def picture(path: str | Path) -> Any:
+def picture(path: str | Path | io.BytesIO) -> Any:
     with Image.open(path) as opened:
         return np.asarray(opened.convert("RGB"))
 
@@ -62,10 +64,10 @@ def picture(path: str | Path) -> Any:
 def no_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
-    def absent(name: str, *rest: Any) -> Any:
+    def absent(name: str, *rest: Any, **options: Any) -> Any:
         if name.partition(".")[0] == "matplotlib":
             raise ImportError(name)
-        return real(name, *rest)
+        return real(name, *rest, **options)
 
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     monkeypatch.setattr(builtins, "__import__", absent)
@@ -260,6 +262,16 @@ def test_histograms_are_those_of_means_and_draws_over_the_priors_density() -> No
     np.testing.assert_allclose([bar.get_height() for bar in bars], heights, rtol=1e-4)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_histograms_of_a_single_window_hold_it(seed: int) -> None:
+    pytest.importorskip("matplotlib")
+    generator = torch.Generator().manual_seed(seed)
+    q = DiagonalGaussian(torch.randn(1, 1, generator=generator), torch.zeros(1, 1))
+    figure = plots.against_prior(q, Use(torch.ones(1)), StandardNormal(1)(nn.Identity()), generator=generator)
+    bars: Any = figure.axes[0].patches[:-1]  # the last is the outline of draws
+    assert sum(bar.get_height() > 0 for bar in bars) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -346,22 +358,49 @@ def test_an_interpolation_of_pictures_can_be_animated(get_run: GetRun, capsys: C
     assert not Path("out").exists()
 
 
+def events(run_dir: Path) -> EventAccumulator:
+    found = EventAccumulator(str(run_dir / "tensorboard"))
+    found.Reload()
+    return found
+
+
 def tags(run_dir: Path) -> Any:
-    events = EventAccumulator(str(run_dir / "tensorboard"))
-    events.Reload()
-    return events.Tags()
+    return events(run_dir).Tags()
 
 
-def test_tensorboard_shows_traversals_in_every_modality_and_latents_where_there_are_labels(run: Run) -> None:
+def test_tensorboard_shows_latents_in_every_modality(run: Run) -> None:
     pytest.importorskip("matplotlib")
     found = tags(run.path)
-    if run.world.experiment == "text":
-        assert "valid/traversal_text/text_summary" in found["tensors"]
-    else:
-        assert "valid/traversal" in found["images"]
-    assert "valid/traversal_audio" not in found["audio"]
-    assert ("valid/latents" in found["images"]) == (run.world.experiment == "fashion")
+    for name in ("traversal", "interpolation"):
+        if run.world.experiment == "text":
+            assert f"valid/{name}_text/text_summary" in found["tensors"]
+        else:
+            assert f"valid/{name}" in found["images"]
+    assert {"valid/prior", "valid/latents"} <= {*found["images"]}
+    assert not {"valid/traversal_audio", "valid/interpolation_audio"} & {*found["audio"]}
     assert "valid/kl_per_dimension" in found["histograms"]
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2])
+def test_tensorboard_shows_an_interpolation_and_the_manifold_of_two_dimensions(
+    latent_dim: int, get_world: GetWorld, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    run = train_tiny(get_world("fashion"), tmp_path / "run", f"model.latent_dim={latent_dim}")
+    found = tags(run.path)["images"]
+    assert "valid/prior" in found
+    assert ("valid/manifold" in found) == ("valid/latents" in found) == (latent_dim == 2)
+    trained, valid = load(f"{run.path}@last"), WindowDataset(run.world.root, "valid")
+    (batch,) = valid_loader(valid, trained.codec, batch_size=len(valid))
+    with torch.no_grad():
+        a, *_, b = trained.vae.encoder(batch.x[batch.index.argsort()]).mean[: len(valid) // 2 + 1]
+    expected = {"interpolation": (latent.interpolation.path(a, b, 8), 8)}
+    if latent_dim == 2:
+        expected["manifold"] = quantile_grid(trained.vae.prior(trained.vae.encoder), (0, 1), 10), 10
+    for name, (z, columns) in expected.items():
+        items = [trained.codec.join([window]) for window in latent.decode(trained.vae, z)]
+        drawn = picture(io.BytesIO(events(run.path).Images(f"valid/{name}")[-1].encoded_image_string))
+        np.testing.assert_array_equal(drawn, trained.codec.preview(items, columns).image)
 
 
 @pytest.mark.usefixtures("no_matplotlib")

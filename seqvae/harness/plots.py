@@ -175,7 +175,9 @@ def against_prior(
             axis = torch.eye(len(order)).to(drawn)[:, [dimension]]
             density = prior.projected_log_prob(torch.tensor(bins).to(drawn).unsqueeze(-1), axis).exp().cpu()
             axes.plot(bins, density, "k--", label="p(z)")
-            axes.set_ylim(0, 2.5 * float(density.max()))  # means that all but agree would flatten everything else
+            axes.set_ylim(
+                0, 2.5 * float(density.max()) or None
+            )  # means that all but agree would flatten everything else
     figure.axes[0].legend(fontsize="small", frameon=False)
     axes = figure.add_subplot(grid[:, -1], title="|z|")
     lengths, truth = drawn.norm(dim=1).cpu(), expected.norm(dim=1).cpu()
@@ -188,8 +190,10 @@ def against_prior(
 
 
 def _bins(values: Float[Tensor, " n"]) -> list[float]:
-    """Return the edges of bins for all but the outermost values."""
-    low, high = np.quantile(values.cpu().double().numpy(), (0.001, 0.999)).tolist()
+    """Return the edges of bins for all values, or where they are thousands all but the outermost."""
+    ordered = values.cpu().sort().values
+    cut = len(ordered) // 1000
+    low, high = float(ordered[cut]), float(ordered[-1 - cut])
     return torch.linspace(low, high if low < high else low + 1, BINS).tolist()
 
 

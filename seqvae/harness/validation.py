@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from seqvae.data.batching import VALID_SEED, loader, valid_loader
@@ -17,12 +18,15 @@ from seqvae.gaussian import DiagonalGaussian
 from seqvae.harness import plots
 from seqvae.harness.engine import Engine
 from seqvae.harness.tracking import Tracker
+from seqvae.latent.interpolation import path
 from seqvae.objectives import Objective
-from seqvae.traversals import largest, traverse
+from seqvae.traversals import largest, quantile_grid, traverse
 from seqvae.vae import VAE
 
 PREVIEWS = 8  # items a preview shows, and dimensions that are traversed
 TRAVERSED = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # values of each of them, or such quantiles of another prior
+STEPS = 8  # from one item to another
+SIDE = 10  # of the grid over the plane of two dimensions, where there are no others
 SCORED_WINDOWS = 512  # windows whose reconstruction is scored at each validation
 LATENT_WINDOWS = 2000  # windows whose posteriors are looked at: for mutual information and the projector's snapshot
 
@@ -152,24 +156,35 @@ class Validation:
             tracker.preview(f"valid/{name}", self.codec.preview(items), step)
 
     def _show_latents(self, tracker: Tracker, step: int, looked_at: list[int], posterior: DiagonalGaussian) -> None:
-        """Show the KL of each dimension, what the largest ones do, and where labels lie if there are any."""
+        """Show how much each dimension is used, what the most used ones do, and where the posteriors lie."""
         prior = self.vae.prior(self.vae.encoder)
         generator = torch.Generator(self.engine.device).manual_seed(VALID_SEED)
         use = use_of_dimensions(posterior, prior, generator)
         if self.objective.noise:
             tracker.histogram("valid/kl_per_dimension", use.amount, step)
         dimensions = largest(use.amount, PREVIEWS)
-        windows = self.vae.decoder.sample(traverse(prior, prior.mean, dimensions, TRAVERSED))
-        items = [self.codec.join([window.cpu()]) for window in windows]
-        preview = self.codec.preview(items, len(TRAVERSED), sound=False)
+        preview = self._grid(traverse(prior, prior.mean, dimensions, TRAVERSED), len(TRAVERSED))
         rows, columns = [use.label(d) for d in dimensions], [f"{value:+g}" for value in TRAVERSED]
         tracker.preview("valid/traversal", labelled(preview, rows, columns), step)
-        labels = self._labels(looked_at)
-        drawable = len(use.amount) > 1 and bool(posterior.mean.isfinite().all())
-        if labels is not None and drawable and not plots.missing():
+        ends = self._posterior(self._spread(2)).mean
+        tracker.preview("valid/interpolation", self._grid(path(ends[0], ends[-1], STEPS), STEPS), step)
+        if self.vae.latent_dim == 2:
+            tracker.preview("valid/manifold", self._grid(quantile_grid(prior, (0, 1), SIDE), SIDE), step)
+        if plots.missing() or not bool((posterior.mean + posterior.log_variance.exp()).isfinite().all()):
+            return
+        title = f"step {step:,}"
+        figures = {"prior": plots.against_prior(posterior, use, prior, title, generator=generator)}
+        if self.vae.latent_dim > 1:
             names = read_manifest(self.valid.root)["options"].get("label_names", ())
-            cloud = plots.cloud(f"step {step:,}", posterior.mean, labels, use, prior)
-            tracker.preview("valid/latents", Preview(image=plots.pixels(plots.scatter([cloud], names))), step)
+            cloud = plots.cloud(title, posterior.mean, self._labels(looked_at), use, prior)
+            figures["latents"] = plots.scatter([cloud], names)
+        for name, figure in figures.items():
+            tracker.preview(f"valid/{name}", Preview(image=plots.pixels(figure)), step)
+
+    def _grid(self, z: Float[Tensor, "windows latent"], columns: int) -> Preview:
+        """Return what latents decode to, row by row."""
+        items = [self.codec.join([window.cpu()]) for window in self.vae.decoder.sample(z)]
+        return self.codec.preview(items, columns, sound=False)
 
     def _labels(self, chosen: list[int]) -> Tensor | None:
         try:
