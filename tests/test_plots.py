@@ -206,16 +206,22 @@ def test_figures_are_drawn_in_every_modality(run: Run) -> None:
 
 
 def test_every_point_of_a_scatter_is_drawn_in_the_colour_of_its_label() -> None:
-    pytest.importorskip("matplotlib")
+    to_rgb = pytest.importorskip("matplotlib.colors").to_rgb
     means, labels = 5 * torch.randn(60, 4), torch.arange(60) % 3 - 1
     prior = StandardNormal(4)(nn.Identity())
     cloud = plots.cloud("title", means, labels, Use(torch.tensor([0.0, 2.0, 1.0, 5.0])), prior)
     figure = plots.scatter([cloud], ["a", "b"])
     (axes,) = figure.axes
-    dots = [one for one in axes.collections if len(one.get_offsets()) and one.get_label().startswith("_child")]
-    drawn = [np.asarray(one.get_offsets()) for one in dots if np.asarray(one.get_offsets()).shape == (20, 2)]
-    for label, points in zip((-1, 0, 1), drawn, strict=True):
-        np.testing.assert_allclose(points, means[labels == label][:, [3, 1]].numpy(), rtol=1e-6)
+    dots: Any = axes.collections[-1]
+    points, colours = np.asarray(dots.get_offsets()), dots.get_facecolor()
+    legend: Any = figure.legends[0]
+    inks = ["lightgrey", *(handle.get_color() for handle in legend.legend_handles)]
+    places = np.abs(points[:, None] - means[:, [3, 1]].numpy()).sum(2).argmin(1)
+    np.testing.assert_allclose(points, means[places][:, [3, 1]].numpy(), rtol=1e-6)
+    for label, ink in zip((-1, 0, 1), inks, strict=True):
+        np.testing.assert_allclose(colours[labels[places] == label, :3], np.tile(to_rgb(ink), (20, 1)))
+    assert sorted(places) == [*range(60)] != [*places]
+    assert len({*labels[places][-9:].tolist()}) > 1  # no label lies above all others
     assert axes.get_xlabel() == "z3, KL 5.00 nats"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
@@ -229,10 +235,11 @@ def test_a_label_has_one_colour_of_its_own_in_every_panel() -> None:
     panels = [[0, 3], [3, 20], [20, -1]]
     clouds = [plots.cloud("", torch.randn(2, 2), torch.tensor(labels), Use(torch.ones(2)), prior) for labels in panels]
     colours: dict[int, set[tuple[float, ...]]] = {}
-    for axes, labels in zip(plots.scatter(clouds).axes, panels, strict=True):
-        dots: list[Any] = [one for one in axes.collections if type(one).__name__ == "PathCollection"]
-        for label, one in zip(sorted(labels), dots, strict=True):
-            colours.setdefault(label, set()).add(tuple(one.get_facecolor()[0]))
+    for axes, one, labels in zip(plots.scatter(clouds).axes, clouds, panels, strict=True):
+        dots: Any = axes.collections[-1]
+        for point, colour in zip(np.asarray(dots.get_offsets()), dots.get_facecolor(), strict=True):
+            place = int(np.abs(one.points.numpy() - point).sum(1).argmin())
+            colours.setdefault(labels[place], set()).add(tuple(colour))
     assert all(len(seen) == 1 for seen in colours.values())
     assert len(set.union(*colours.values())) == 4
 
@@ -336,6 +343,13 @@ def test_an_animation_goes_there_and_back(tmp_path: Path) -> None:
     assert times == [250] * 4
     write_gif(tmp_path / "one.gif", frames[:1], 0.25)
     assert (picture(tmp_path / "one.gif") == 0).all()
+
+
+def test_an_interpolation_of_pictures_is_one_strip_however_long(get_run: GetRun) -> None:
+    run = get_run("fashion")
+    ok("interpolate", run.path, *run.world.inputs, "--steps", 20, "-o", "out")
+    height, width, _ = picture("out/interpolation.png").shape
+    assert width > 21 * height
 
 
 def test_an_interpolation_of_pictures_can_be_animated(get_run: GetRun, capsys: Capture) -> None:

@@ -173,12 +173,11 @@ def _manifold(options: argparse.Namespace) -> None:
     trained = _open(options)
     check_view(trained.codec, options.output)
     shown = law(options, trained) or _prior(trained)
-    if trained.vae.latent_dim > 2:
+    dimensions = 0, 1
+    if trained.vae.latent_dim != 2:
         use = _look(options, trained, LOOKED_AT).use
         dimensions = traversals.two_of(use.amount)
         log.info("dimensions %d (across) and %d (upwards) have the largest %s", *dimensions, use.measure)
-    else:
-        dimensions = traversals.two_of(shown.mean)
     z = traversals.quantile_grid(shown, dimensions, options.n)
     items = [trained.codec.join([window]) for window in latent.decode(trained.vae, z, strategy(options))]
     captions = [", ".join(f"z{d} {z[place, d]:+.2f}" for d in dimensions) for place in range(len(items))]

@@ -95,33 +95,28 @@ def scatter(clouds: Sequence[Cloud], label_names: Sequence[str] = ()) -> Any:
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     figure = Figure(figsize=(5.2 * len(clouds) + 1.4, 5.2), layout="constrained")
     panels = figure.subplots(1, len(clouds), squeeze=False)[0]
     known = sorted({label for one in clouds if one.labels is not None for label in one.labels.tolist() if label >= 0})
     palette = matplotlib.colormaps["tab10" if len(known) <= 10 else "tab20"]
     colours = {label: palette(place) for place, label in enumerate(known)} if len(known) <= MOST_LABELS else {}
-    shown: dict[int, Any] = {}
+    generator = np.random.default_rng(0)
     for axes, one in zip(panels, clouds, strict=True):
         points = one.points.cpu().double().numpy()
         lower, upper = _contours(axes, one)
         dots = {"s": min(max(INK / max(len(points), 1), 1), 12), "linewidths": 0, "alpha": 0.7}
-        if one.labels is None or not colours:
-            axes.scatter(*points.T, color="tab:blue", **dots)
-        else:
-            labels = one.labels.cpu().numpy()
-            for label, colour in {-1: "lightgrey", **colours}.items():
-                if (labels == label).any():
-                    shown[label] = axes.scatter(*points[labels == label].T, color=colour, **dots)
+        labels = [] if one.labels is None or not colours else one.labels.tolist()
+        inks = [colours.get(label, "lightgrey") for label in labels] or ["tab:blue"] * len(points)
+        order = generator.permutation(len(points))  # in that of the labels the last would cover the others
+        axes.scatter(*points[order].T, color=[inks[n] for n in order], **dots)
         axes.set(title=one.title, xlabel=one.names[0], ylabel=one.names[1], aspect="equal")
         axes.set(xlim=(lower[0], upper[0]), ylim=(lower[1], upper[1]))
-    shown.pop(-1, None)
-    if shown:
-        names = [label_names[label] if label < len(label_names) else str(label) for label in sorted(shown)]
-        handles = [shown[label] for label in sorted(shown)]
-        legend: Any = figure.legend(handles, names, loc="outside right center", frameon=False)
-        for handle in legend.legend_handles:
-            handle.set(sizes=[40], alpha=1)
+    if colours:
+        names = [label_names[label] if label < len(label_names) else str(label) for label in colours]
+        handles = [Line2D([], [], color=colour, marker="o", linestyle="") for colour in colours.values()]
+        figure.legend(handles, names, loc="outside right center", frameon=False)
     return figure
 
 
