@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seqvae.gaussian import LOG_TWO_PI, DiagonalGaussian
+from seqvae.gaussian import LOG_TWO_PI, VARIANCE_FLOOR, DiagonalGaussian
 from seqvae.priors import MixtureDistribution
 
 COMPONENTS = 10
@@ -33,6 +33,14 @@ class RotatedMixture:
     def mean(self) -> Float[Tensor, " latent"]:
         """E[z]."""
         return self.basis @ self.mixture.mean
+
+    @property
+    def deviation(self) -> Float[Tensor, " latent"]:
+        """The standard deviation of each dimension of z."""
+        components = self.mixture.components
+        within = components.log_variance.exp() @ self.basis.T.square()
+        between = (components.mean @ self.basis.T - self.mean).square()
+        return (torch.softmax(self.mixture.logits, 0) @ (within + between)).sqrt()
 
     def log_prob(self, z: Float[Tensor, "*samples batch latent"]) -> Float[Tensor, "*samples batch"]:
         """Return the log density in nats."""
@@ -107,7 +115,8 @@ def fit_aggregate(posterior: DiagonalGaussian, components: int = COMPONENTS, see
     Raises:
         ValueError: without posteriors or components, or for a posterior that is not finite.
     """
-    mean, variance = posterior.mean.cpu().double(), posterior.log_variance.cpu().double().exp()
+    mean = posterior.mean.cpu().double()
+    variance = posterior.log_variance.cpu().double().exp().clamp(min=VARIANCE_FLOOR)  # points may all agree
     if components < 1 or len(mean) == 0:
         raise ValueError(f"components and posteriors must be at least 1, got {components} and {len(mean)}")
     if not bool(mean.isfinite().all() and variance.isfinite().all()):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -139,6 +140,30 @@ def mean_kl_by_dimension(
     axes = torch.eye(z.shape[1], device=z.device, dtype=z.dtype).unsqueeze(-1)
     marginals = [prior.projected_log_prob(z[:, d : d + 1], axis) for d, axis in enumerate(axes)]
     return (own - torch.stack(marginals, dim=1)).mean(0)
+
+
+class Use(NamedTuple):
+    """How much each latent dimension is used: its mean KL in nats or, where z has no noise, the variance of the means.
+
+    Without noise a KL would be infinite, and a mean is known to any number of digits.
+    """
+
+    amount: Float[Tensor, " latent"]  # on the CPU
+    measure: str = "KL"
+    unit: str = " nats"
+
+    def label(self, dimension: int) -> str:
+        """Return the dimension's name with what it is used for."""
+        return f"z{dimension}, {self.measure} {self.amount[dimension]:.2f}{self.unit}"
+
+
+def use_of_dimensions(
+    posterior: DiagonalGaussian, prior: PriorDistribution, generator: torch.Generator | None = None
+) -> Use:
+    """Return how much each dimension is used; of `DiagonalGaussian.without_noise`, by the variance of the means."""
+    if bool(posterior.log_variance.isneginf().all()):
+        return Use(posterior.mean.var(0, correction=0).cpu(), "variance", "")
+    return Use(mean_kl_by_dimension(posterior, prior, generator).cpu())
 
 
 def active_units(posterior: DiagonalGaussian) -> int:

@@ -1,7 +1,8 @@
 """The diagonal Gaussian: reparameterized samples, log density and KL, and the network head that makes one."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -32,6 +33,10 @@ class DiagonalGaussian:
         # what randn does; but torch.compile gives randn no generator when the batch's size is any
         noise = self.mean.new_empty(samples, *self.mean.shape).normal_(generator=generator)
         return self.mean + torch.exp(0.5 * self.log_variance) * noise
+
+    def without_noise(self) -> Self:
+        """Return the limit without a variance: points at the means, which is all that an autoencoder has trained."""
+        return replace(self, log_variance=torch.full_like(self.log_variance, -math.inf))
 
     def log_prob(self, z: Float[Tensor, "*samples batch latent"]) -> Float[Tensor, "*samples batch"]:
         """Return log N(z) in nats, summed over the latent dimensions."""

@@ -24,6 +24,10 @@ class PriorDistribution(Protocol):
     def mean(self) -> Float[Tensor, " latent"]:
         """E[z]."""
 
+    @property
+    def deviation(self) -> Float[Tensor, " latent"]:
+        """The standard deviation of each dimension of z."""
+
     def log_prob(self, z: Float[Tensor, "*samples batch latent"]) -> Float[Tensor, "*samples batch"]:
         """Return log p(z) in nats."""
 
@@ -70,6 +74,10 @@ class StandardNormalDistribution:
     def mean(self) -> Float[Tensor, " latent"]:
         return self.like.new_zeros(self.latent_dim)
 
+    @property
+    def deviation(self) -> Float[Tensor, " latent"]:
+        return self.like.new_ones(self.latent_dim)
+
     def log_prob(self, z: Float[Tensor, "*samples batch latent"]) -> Float[Tensor, "*samples batch"]:
         return -0.5 * (z.square() + LOG_TWO_PI).sum(-1)
 
@@ -113,6 +121,11 @@ class MixtureDistribution:
     @property
     def mean(self) -> Float[Tensor, " latent"]:
         return torch.softmax(self.logits, 0) @ self.components.mean
+
+    @property
+    def deviation(self) -> Float[Tensor, " latent"]:
+        within, between = self.components.log_variance.exp(), (self.components.mean - self.mean).square()
+        return (torch.softmax(self.logits, 0) @ (within + between)).sqrt()
 
     def log_prob(self, z: Float[Tensor, "*samples batch latent"]) -> Float[Tensor, "*samples batch"]:
         return torch.logsumexp(self._joint(z), -1)

@@ -10,15 +10,26 @@ from seqvae.priors import PriorDistribution
 
 DRAWS = 20_000  # of the prior, where only draws tell how far it reaches
 CELLS = 10_001  # of the grid that a density is summed over
+FARTHEST = 6.0  # normal score: what lies beyond has no share left that the sum could tell
 
 
 def traverse(
-    centre: Float[Tensor, " latent"], dimensions: Sequence[int], values: Sequence[float]
+    prior: PriorDistribution, centre: Float[Tensor, " latent"], dimensions: Sequence[int], scores: Sequence[float]
 ) -> Float[Tensor, "rows*columns latent"]:
-    """Return a row for each dimension, in which it takes the values one after another and all else is the centre's."""
-    z = centre.repeat(len(dimensions), len(values), 1)
+    """Return a row for each dimension, in which it takes values of the prior and all else is the centre's.
+
+    A score s stands for the prior's quantile at the share of N(0, 1) that lies below s: s itself for N(0, I), and
+    farther out for a wider prior.
+
+    Raises:
+        ValueError: for a score beyond 6 either way.
+    """
+    if not all(abs(score) <= FARTHEST for score in scores):
+        raise ValueError(f"scores must be between {-FARTHEST:g} and {FARTHEST:g}, got {list(scores)}")
+    levels = torch.special.ndtr(torch.tensor(scores, dtype=torch.float64)).tolist()
+    z = centre.repeat(len(dimensions), len(scores), 1)
     for row, dimension in enumerate(dimensions):
-        z[row, :, dimension] = torch.as_tensor(values).to(z)
+        z[row, :, dimension] = quantiles(prior, dimension, levels).to(z)
     return z.flatten(0, 1)
 
 
@@ -31,9 +42,12 @@ def quantiles(prior: PriorDistribution, dimension: int, levels: Sequence[float])
     reach = float(high - low) / 2  # what so many draws miss lies within it
     values = torch.linspace(float(low) - reach, float(high) + reach, CELLS)
     density = prior.projected_log_prob(values.to(draws).unsqueeze(-1), axis).cpu().double().exp()
-    mass = torch.cumulative_trapezoid(density, values.double())
+    values = values.double()
+    mass = torch.cumulative_trapezoid(density, values)
     wanted = torch.tensor(levels, dtype=torch.float64) * mass[-1]
-    return values.double()[1:][torch.searchsorted(mass, wanted).clamp(max=len(mass) - 1)]
+    upper = torch.searchsorted(mass, wanted).clamp(1, len(mass) - 1)
+    share = (wanted - mass[upper - 1]) / (mass[upper] - mass[upper - 1])
+    return torch.lerp(values[upper], values[upper + 1], share)
 
 
 def quantile_grid(

@@ -80,6 +80,15 @@ def test_a_fit_is_a_function_of_its_seed_and_leaves_the_global_generator_alone()
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_without_noise_the_mixture_is_that_of_the_means_even_where_they_agree() -> None:
+    q = posteriors()
+    points = DiagonalGaussian(torch.cat([q.mean, torch.ones(len(q.mean), 1)], 1), torch.zeros(len(q.mean), 4))
+    found = fit_aggregate(points.without_noise(), components=1)
+    drawn = found.sample(200_000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(torch.cov(drawn[:, :3].T), torch.cov(q.mean.T), rtol=0.03, atol=0.05)
+    torch.testing.assert_close(drawn[:, 3], torch.ones(len(drawn)), atol=0.02, rtol=0.0)
+
+
 def test_fewer_posteriors_than_components_are_fitted_too() -> None:
     found = fit_aggregate(DiagonalGaussian(torch.randn(2, 3), torch.zeros(2, 3)))
     assert found.mixture.logits.shape == (2,)

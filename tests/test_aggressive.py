@@ -153,6 +153,7 @@ def test_the_encoders_own_steps_end_when_the_latents_say_no_more(
     [
         (["model=lstm_lm"], "trainer.aggressive_steps=12 are steps of the encoder, and a language model has none"),
         (["objective=target_rate"], "trainer.aggressive_steps=12 would move the controller of TargetRate as often as"),
+        (["objective=autoencoder"], "trainer.aggressive_steps=12 end when the mutual information no longer grows, and"),
         (["trainer.aggressive_steps=-1"], "trainer.aggressive_steps must be an int >= 0, got -1"),
     ],
 )

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from seqvae.evaluation import (
     active_units,
@@ -12,6 +13,7 @@ from seqvae.evaluation import (
     mean_and_error,
     mutual_information,
     score_examples,
+    use_of_dimensions,
 )
 from seqvae.gaussian import DiagonalGaussian
 from seqvae.models import lstm
@@ -109,6 +111,16 @@ def test_active_units_count_means_that_vary() -> None:
     mean[:, 0] = torch.linspace(-1, 1, 100)
     mean[:, 1] = 5.0 + 0.01 * torch.linspace(-1, 1, 100)
     assert active_units(DiagonalGaussian(mean, torch.zeros(100, 3))) == 1
+
+
+def test_a_dimension_is_used_for_its_kl_and_without_noise_for_the_variance_of_its_means() -> None:
+    posterior = DiagonalGaussian(torch.randn(50, 3), torch.randn(50, 3))
+    prior = StandardNormal(3)(nn.Identity())
+    use, points = (use_of_dimensions(one, prior) for one in (posterior, posterior.without_noise()))
+    torch.testing.assert_close(use.amount, posterior.kl_to_standard_normal().mean(0))
+    torch.testing.assert_close(points.amount, posterior.mean.var(0, correction=0))
+    assert use.label(1) == f"z1, KL {use.amount[1]:.2f} nats"
+    assert points.label(2) == f"z2, variance {points.amount[2]:.2f}"
 
 
 def test_mutual_information_of_a_linear_gaussian_is_known() -> None:

@@ -6,14 +6,19 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from seqvae.aggregate import fit_aggregate
 from seqvae.cli import main
+from seqvae.data.batching import valid_loader
 from seqvae.data.dataset import WindowDataset
 from seqvae.evaluation import score_examples
+from seqvae.harness import plots
+from seqvae.harness.aggregate import read_aggregate
 from seqvae.harness.config import load
 from seqvae.harness.trainer import Trainer
 from tests.helpers.worlds import Run, World, train_tiny
@@ -121,6 +126,50 @@ def test_a_mixture_prior_is_refused_with_free_nats_for_each_dimension(
     assert main(["train", *world.overrides, "debug=smoke", f"run_dir={tmp_path / 'run'}", "prior=mixture"]) == 2
     assert "free_nats needs a KL for each dimension" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("prior", ["mixture", "vamp"])
+def test_a_learned_prior_is_refused_with_an_autoencoder(
+    prior: str, get_world: GetWorld, tmp_path: Path, capsys: Capture
+) -> None:
+    parts = ("objective=autoencoder", f"prior={prior}")
+    line = refused_by_command(get_world("fashion"), tmp_path / "run", capsys, *parts)
+    assert "an autoencoder has no KL to train a" in line
+    assert "use prior=standard_normal" in line
+
+
+def test_nothing_uses_the_variances_that_an_autoencoder_has_not_trained(
+    get_world: GetWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    pytest.importorskip("matplotlib")
+    world = get_world("fashion")
+    run = train_by_command(world, tmp_path / "run", "objective=autoencoder")
+    trained, train = load(run.path), WindowDataset(world.root, "train")
+    (batch,) = valid_loader(train, trained.codec, batch_size=len(train))
+    with torch.no_grad():
+        posterior = trained.vae.encoder(batch.x)
+    z, kept = torch.randn(9, 4), read_aggregate(trained)
+    assert kept is not None
+    torch.testing.assert_close(kept.log_prob(z), fit_aggregate(posterior.without_noise()).log_prob(z))
+    assert (kept.log_prob(z) - fit_aggregate(posterior).log_prob(z)).abs().min() > 1
+    capsys.readouterr()
+    assert main(["evaluate", str(run.path), "--json"]) == 0
+    assert not [name for name in json.loads(capsys.readouterr().out)["metrics"] if "mutual" in name]
+    figures: list[Any] = []
+    plain = plots.png
+
+    def watched(figure: Any) -> bytes:
+        figures.append(figure)
+        return plain(figure)
+
+    monkeypatch.setattr(plots, "png", watched)
+    for kind in ("scatter", "prior"):
+        assert main(["plot", str(run.path), kind, "-o", str(tmp_path / "x.png")]) == 0
+    told = [figures[0].axes[0].get_xlabel(), *(axes.get_title() for axes in figures[1].axes[:-1])]
+    assert all(", variance " in text for text in told)
+    command = ["similar", str(run.path), world.inputs[0], "--noise", "posterior", "-o", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "was trained without noise: its posteriors have no width; --noise prior" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

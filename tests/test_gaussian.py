@@ -101,6 +101,12 @@ def test_normalised_means_keep_the_batchs_mean_kl_above_a_bound(gamma: float, ro
     assert GaussianHead(5, 4)(features.float()).kl_to_standard_normal().mean() < kl  # it would be anything otherwise
 
 
+def test_draws_without_noise_are_the_means() -> None:
+    posterior = DiagonalGaussian(torch.randn(5, 3), torch.randn(5, 3))
+    assert torch.equal(posterior.without_noise().rsample(4), posterior.mean.expand(4, -1, -1))
+    assert not torch.equal(posterior.rsample(4), posterior.mean.expand(4, -1, -1))
+
+
 def test_the_bound_is_reached_by_a_posterior_that_has_only_normalised_means() -> None:
     head = GaussianHead(5, 4, 0.6)
     for parameter in (head.log_variance.weight, head.log_variance.bias):

@@ -10,10 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqvae.data import MelodyTokenizer, SentencePieceTokenizer, load_codec
-from seqvae.latent import Sieve, decode, grid, interpolate, lerp, reconstruct, slerp, stream
+from seqvae.data import MelodyTokenizer, PixelCodec, SentencePieceTokenizer, load_codec
+from seqvae.gaussian import DiagonalGaussian
+from seqvae.latent import Sieve, decode, encode, grid, interpolate, lerp, reconstruct, slerp, stream
 from seqvae.latent.interpolation import path
 from seqvae.models.decoding import Beam
+from seqvae.vae import VAE, Encoder
 from tests.helpers.vectors import RowCodec, linear_world
 from tests.helpers.worlds import World
 
@@ -99,6 +101,22 @@ def test_a_grid_that_is_none_is_refused() -> None:
         grid(linear_world(), CODEC, corners, 1, 5)
     with pytest.raises(ValueError, match="a grid has four corners, got 3 items"):
         grid(linear_world(), CODEC, corners[:3], 3, 3)
+
+
+class PixelEncoder(Encoder):
+    """The posterior's mean is what the encoder sees."""
+
+    def forward(self, x: torch.Tensor) -> DiagonalGaussian:
+        return DiagonalGaussian(x.flatten(1).float(), x.flatten(1).float())
+
+
+def test_each_window_is_binarized_by_a_mask_of_its_own_in_any_company() -> None:
+    world, codec = linear_world(), PixelCodec((1, 32, 32), binarize=True)
+    vae = VAE(PixelEncoder(), world.decoder, world.prior)
+    greys = [torch.full((1, 32, 32), level, dtype=torch.uint8) for level in (127, 128)]
+    masks = encode(vae, codec, greys)
+    assert (masks[0] != masks[1]).float().mean() > 0.4  # one mask for both would differ in 4 of 1024 pixels
+    assert torch.equal(encode(vae, codec, [greys[1], greys[1], greys[0]]), masks[[1, 1, 0]])
 
 
 def test_a_stream_draws_as_it_is_read_and_never_more_than_a_batch_at_once() -> None:

@@ -150,6 +150,17 @@ def test_the_autoencoders_elbo_is_that_of_a_vae_and_drawn_in_validation_alone(wo
     assert metrics["log_likelihood"] < metrics["log_likelihood_at_mean"]
 
 
+def test_the_autoencoder_alone_has_no_noise_and_refuses_a_prior_that_it_would_not_train(
+    world: tuple[VAE, Tensor],
+) -> None:
+    kinds = (Autoencoder, BetaELBO, CapacityELBO, DReG, IWAE, TargetRate)
+    assert [kind for kind in kinds if not kind.noise] == [Autoencoder]
+    vae, x = world
+    vae.prior = MixtureOfGaussians(2, components=3).double()
+    with pytest.raises(ValueError, match="an autoencoder has no KL to train a MixtureOfGaussians with"):
+        Autoencoder()(vae, x, 0.0)
+
+
 @pytest.mark.parametrize("kind", [IWAE, DReG])
 def test_the_importance_weighted_loss_lies_between_elbo_and_evidence(kind: Any) -> None:
     vae, evidence = linear_gaussian(error=0.3)

@@ -1,6 +1,7 @@
 """`seqvae plot`, its figures and what TensorBoard shows of latents: what is drawn is what was computed."""
 
 import builtins
+import io
 import itertools
 import shutil
 from collections.abc import Callable
@@ -16,13 +17,15 @@ from torch import nn
 
 from seqvae import latent
 from seqvae.cli import main
+from seqvae.data.batching import valid_loader
 from seqvae.data.captions import MARGIN, SIZE, caption, labelled
 from seqvae.data.codec import Preview
 from seqvae.data.dataset import WindowDataset, read_manifest
 from seqvae.data.image import write_gif
-from seqvae.evaluation import mean_kl_by_dimension
+from seqvae.evaluation import Use, mean_kl_by_dimension
 from seqvae.gaussian import DiagonalGaussian
 from seqvae.harness import plots
+from seqvae.harness.aggregate import read_aggregate
 from seqvae.harness.config import load
 from seqvae.priors import StandardNormal
 from seqvae.traversals import largest, quantile_grid, traverse
@@ -40,7 +43,7 @@ def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def picture(path: str | Path) -> Any:
+def picture(path: str | Path | io.BytesIO) -> Any:
     with Image.open(path) as opened:
         return np.asarray(opened.convert("RGB"))
 
@@ -49,10 +52,10 @@ def picture(path: str | Path) -> Any:
 def no_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
-    def absent(name: str, *rest: Any) -> Any:
+    def absent(name: str, *rest: Any, **options: Any) -> Any:
         if name.partition(".")[0] == "matplotlib":
             raise ImportError(name)
-        return real(name, *rest)
+        return real(name, *rest, **options)
 
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     monkeypatch.setattr(builtins, "__import__", absent)
@@ -72,29 +75,34 @@ def test_grids_of_items_are_drawn_in_every_modality_without_matplotlib(kind: str
         assert min(picture(path).shape[:2]) > 50
 
 
-def test_the_manifold_is_the_preview_of_the_decoded_quantiles(get_run: GetRun) -> None:
+@pytest.mark.parametrize("law", ["prior", "aggregate"])
+def test_the_manifold_is_the_preview_of_the_decoded_quantiles(law: str, get_run: GetRun) -> None:
     run = get_run("fashion")
-    ok("plot", run.path, "manifold", "-n", 3, "-o", "m.png")
+    ok("plot", run.path, "manifold", "-n", 3, "--from", law, "-o", "m.png")
     trained = load(run.path)
     test = WindowDataset(run.world.root, "test")
     posterior = latent.posterior(trained.vae, trained.codec, [test[place] for place in range(len(test))])
-    prior = trained.vae.prior(trained.vae.encoder)
+    prior, aggregate = trained.vae.prior(trained.vae.encoder), read_aggregate(trained)
+    assert aggregate is not None
     first, second = largest(mean_kl_by_dimension(posterior, prior), 2)
-    windows = latent.decode(trained.vae, quantile_grid(prior, (first, second), 3))
-    expected = trained.codec.preview([trained.codec.join([window]) for window in windows], 3).image
-    np.testing.assert_array_equal(picture("m.png"), expected)
+    z = quantile_grid(prior if law == "prior" else aggregate, (first, second), 3)
+    expected = trained.codec.preview([trained.codec.join([window]) for window in latent.decode(trained.vae, z)], 3)
+    np.testing.assert_array_equal(picture("m.png"), expected.image)
 
 
-def test_traversals_start_from_an_input_and_have_the_largest_kl_on_top(get_run: GetRun) -> None:
+@pytest.mark.parametrize("law", ["prior", "aggregate"])
+def test_traversals_start_from_an_input_and_have_the_largest_kl_on_top(law: str, get_run: GetRun) -> None:
     run = get_run("fashion")
-    arguments = ("--inputs", run.world.inputs[0], "--range", -2, 1, "--steps", 4)
+    arguments = ("--inputs", run.world.inputs[0], "--from", law, "--range", -2, 1, "--steps", 4)
     ok("plot", run.path, "traversals", "-n", 2, *arguments, "-o", "t.png")
     trained = load(run.path)
     codec, vae = trained.codec, trained.vae
     test = WindowDataset(run.world.root, "test")
     kl = latent.posterior(vae, codec, [test[place] for place in range(len(test))]).kl_to_standard_normal().mean(0)
     centre = latent.encode(vae, codec, codec.windows(codec.read(run.world.inputs[0])[0]))[0]
-    windows = latent.decode(vae, traverse(centre, largest(kl, 2), [-2.0, -1.0, 0.0, 1.0]))
+    reach = vae.prior(vae.encoder) if law == "prior" else read_aggregate(trained)
+    assert reach is not None
+    windows = latent.decode(vae, traverse(reach, centre, largest(kl, 2), [-2.0, -1.0, 0.0, 1.0]))
     expected = codec.preview([codec.join([window]) for window in windows], 4).image
     assert expected is not None
     drawn = picture("t.png")
@@ -186,17 +194,23 @@ def test_figures_are_drawn_in_every_modality(run: Run) -> None:
 
 
 def test_every_point_of_a_scatter_is_drawn_in_the_colour_of_its_label() -> None:
-    pytest.importorskip("matplotlib")
+    to_rgb = pytest.importorskip("matplotlib.colors").to_rgb
     means, labels = 5 * torch.randn(60, 4), torch.arange(60) % 3 - 1
     prior = StandardNormal(4)(nn.Identity())
-    cloud = plots.cloud("title", means, labels, torch.tensor([0.0, 2.0, 1.0, 5.0]), prior)
+    cloud = plots.cloud("title", means, labels, Use(torch.tensor([0.0, 2.0, 1.0, 5.0])), prior)
     figure = plots.scatter([cloud], ["a", "b"])
     (axes,) = figure.axes
-    dots = [one for one in axes.collections if len(one.get_offsets()) and one.get_label().startswith("_child")]
-    drawn = [np.asarray(one.get_offsets()) for one in dots if np.asarray(one.get_offsets()).shape == (20, 2)]
-    for label, points in zip((-1, 0, 1), drawn, strict=True):
-        np.testing.assert_allclose(points, means[labels == label][:, [3, 1]].numpy(), rtol=1e-6)
-    assert axes.get_xlabel() == "z3 (KL 5.00 nats)"
+    dots: Any = axes.collections[-1]
+    points, colours = np.asarray(dots.get_offsets()), dots.get_facecolor()
+    legend: Any = figure.legends[0]
+    inks = ["lightgrey", *(handle.get_color() for handle in legend.legend_handles)]
+    places = np.abs(points[:, None] - means[:, [3, 1]].numpy()).sum(2).argmin(1)
+    np.testing.assert_allclose(points, means[places][:, [3, 1]].numpy(), rtol=1e-6)
+    for label, ink in zip((-1, 0, 1), inks, strict=True):
+        np.testing.assert_allclose(colours[labels[places] == label, :3], np.tile(to_rgb(ink), (20, 1)))
+    assert sorted(places) == [*range(60)] != [*places]
+    assert len({*labels[places][-9:].tolist()}) > 1  # no label lies above all others
+    assert axes.get_xlabel() == "z3, KL 5.00 nats"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     assert right - left == pytest.approx(high - low)
@@ -207,12 +221,13 @@ def test_a_label_has_one_colour_of_its_own_in_every_panel() -> None:
     pytest.importorskip("matplotlib")
     prior = StandardNormal(2)(nn.Identity())
     panels = [[0, 3], [3, 20], [20, -1]]
-    clouds = [plots.cloud("", torch.randn(2, 2), torch.tensor(labels), torch.ones(2), prior) for labels in panels]
+    clouds = [plots.cloud("", torch.randn(2, 2), torch.tensor(labels), Use(torch.ones(2)), prior) for labels in panels]
     colours: dict[int, set[tuple[float, ...]]] = {}
-    for axes, labels in zip(plots.scatter(clouds).axes, panels, strict=True):
-        dots: list[Any] = [one for one in axes.collections if type(one).__name__ == "PathCollection"]
-        for label, one in zip(sorted(labels), dots, strict=True):
-            colours.setdefault(label, set()).add(tuple(one.get_facecolor()[0]))
+    for axes, one, labels in zip(plots.scatter(clouds).axes, clouds, panels, strict=True):
+        dots: Any = axes.collections[-1]
+        for point, colour in zip(np.asarray(dots.get_offsets()), dots.get_facecolor(), strict=True):
+            place = int(np.abs(one.points.numpy() - point).sum(1).argmin())
+            colours.setdefault(labels[place], set()).add(tuple(colour))
     assert all(len(seen) == 1 for seen in colours.values())
     assert len(set.union(*colours.values())) == 4
 
@@ -220,7 +235,7 @@ def test_a_label_has_one_colour_of_its_own_in_every_panel() -> None:
 def test_contours_of_a_normal_prior_are_circles_of_radius_one_two_and_three() -> None:
     pytest.importorskip("matplotlib")
     prior = StandardNormal(2)(nn.Identity())
-    figure = plots.scatter([plots.cloud("", torch.randn(50, 2), None, torch.ones(2), prior)])
+    figure = plots.scatter([plots.cloud("", torch.randn(50, 2), None, Use(torch.ones(2)), prior)])
     paths = figure.axes[0].collections[0].get_paths()
     radii = [np.linalg.norm(path.vertices, axis=1) for path in paths]
     assert [round(float(radius.mean()), 1) for radius in radii] == [3.0, 2.0, 1.0]
@@ -229,9 +244,9 @@ def test_contours_of_a_normal_prior_are_circles_of_radius_one_two_and_three() ->
 
 def test_histograms_are_those_of_means_and_draws_over_the_priors_density() -> None:
     pytest.importorskip("matplotlib")
-    prior, kl = StandardNormal(8)(nn.Identity()), torch.arange(8.0)
+    prior, use = StandardNormal(8)(nn.Identity()), Use(torch.arange(8.0))
     q = DiagonalGaussian(torch.randn(500, 8), torch.full((500, 8), -1.0))
-    figure = plots.against_prior(q, kl, prior, generator=torch.Generator().manual_seed(0))
+    figure = plots.against_prior(q, use, prior, generator=torch.Generator().manual_seed(0))
     titles = [axes.get_title() for axes in figure.axes]
     assert [title.partition(",")[0] for title in titles] == ["z7", "z6", "z5", "z2", "z1", "z0", "|z|"]
     axes = figure.axes[0]
@@ -242,12 +257,22 @@ def test_histograms_are_those_of_means_and_draws_over_the_priors_density() -> No
     np.testing.assert_allclose([bar.get_height() for bar in bars], heights, rtol=1e-4)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_histograms_of_a_single_window_hold_it(seed: int) -> None:
+    pytest.importorskip("matplotlib")
+    generator = torch.Generator().manual_seed(seed)
+    q = DiagonalGaussian(torch.randn(1, 1, generator=generator), torch.zeros(1, 1))
+    figure = plots.against_prior(q, Use(torch.ones(1)), StandardNormal(1)(nn.Identity()), generator=generator)
+    bars: Any = figure.axes[0].patches[:-1]  # the last is the outline of draws
+    assert sum(bar.get_height() > 0 for bar in bars) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["samples", "--principal", "-o", "x.png"], "--principal is for scatter, not for samples"),
         (["prior", "--top-k", "3", "-o", "x.png"], "--top-k is for "),
-        (["traversals", "--from", "aggregate", "-o", "x.png"], "--from is for samples and nearest, not for traversals"),
+        (["scatter", "--from", "aggregate", "-o", "x.png"], "--from is for samples and nearest and manifold and trav"),
         (["samples", "-n", "0", "-o", "x.png"], "n must be positive, got 0"),
         (["nearest", "-k", "0", "-o", "x.png"], "k must be between 1 and the "),
         (["samples"], "-o FILE.png is needed, got nothing"),
@@ -255,8 +280,8 @@ def test_histograms_are_those_of_means_and_draws_over_the_priors_density() -> No
         (["traversals", "-n", "1", "-o", "x.html"], "-o FILE.png is needed, got x.html"),
         (["scatter", "-o", "x.jpg"], "-o FILE.png is needed, got x.jpg"),
         (["scatter", "--seed", "-1", "-o", "x.png"], "seed must be from 0 to "),
-        (["traversals", "--range", "1", "1", "-o", "x.png"], "range must go from a number to a larger one, got 1 1"),
-        (["traversals", "--range", "0", "inf", "-o", "x.png"], "range must go from a number to a larger one"),
+        (["traversals", "--range", "1", "1", "-o", "x.png"], "range must go from a number to a larger one"),
+        (["traversals", "--range", "0", "7", "-o", "x.png"], "a larger one, between -6 and 6, got 0 7"),
         (["traversals", "--steps", "1", "-o", "x.png"], "steps must be at least 2 (both ends count), got 1"),
         (["traversals", "--inputs", "test:0", "test:1", "-o", "x.png"], "traversals are about one INPUT, got 2"),
         (["reconstructions", "--inputs", "test:0", "--split", "test", "-o", "x.png"], "leave out --split"),
@@ -343,6 +368,13 @@ def test_an_animation_goes_there_and_back(tmp_path: Path) -> None:
     assert (picture(tmp_path / "one.gif") == 0).all()
 
 
+def test_an_interpolation_of_pictures_is_one_strip_however_long(get_run: GetRun) -> None:
+    run = get_run("fashion")
+    ok("interpolate", run.path, *run.world.inputs, "--steps", 20, "-o", "out")
+    height, width, _ = picture("out/interpolation.png").shape
+    assert width > 21 * height
+
+
 def test_an_interpolation_of_pictures_can_be_animated(get_run: GetRun, capsys: Capture) -> None:
     run = get_run("fashion")
     ok("interpolate", run.path, *run.world.inputs, "--steps", 5, "--gif", "--duration", 0.1, "-o", "out")
@@ -363,22 +395,49 @@ def test_an_interpolation_of_pictures_can_be_animated(get_run: GetRun, capsys: C
     assert not Path("out").exists()
 
 
+def events(run_dir: Path) -> EventAccumulator:
+    found = EventAccumulator(str(run_dir / "tensorboard"))
+    found.Reload()
+    return found
+
+
 def tags(run_dir: Path) -> Any:
-    events = EventAccumulator(str(run_dir / "tensorboard"))
-    events.Reload()
-    return events.Tags()
+    return events(run_dir).Tags()
 
 
-def test_tensorboard_shows_traversals_in_every_modality_and_latents_where_there_are_labels(run: Run) -> None:
+def test_tensorboard_shows_latents_in_every_modality(run: Run) -> None:
     pytest.importorskip("matplotlib")
     found = tags(run.path)
-    if run.world.experiment == "text":
-        assert "valid/traversal_text/text_summary" in found["tensors"]
-    else:
-        assert "valid/traversal" in found["images"]
-    assert "valid/traversal_audio" not in found["audio"]
-    assert ("valid/latents" in found["images"]) == (run.world.experiment == "fashion")
+    for name in ("traversal", "interpolation"):
+        if run.world.experiment == "text":
+            assert f"valid/{name}_text/text_summary" in found["tensors"]
+        else:
+            assert f"valid/{name}" in found["images"]
+    assert {"valid/prior", "valid/latents"} <= {*found["images"]}
+    assert not {"valid/traversal_audio", "valid/interpolation_audio"} & {*found["audio"]}
     assert "valid/kl_per_dimension" in found["histograms"]
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2])
+def test_tensorboard_shows_an_interpolation_and_the_manifold_of_two_dimensions(
+    latent_dim: int, get_world: GetWorld, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    run = train_tiny(get_world("fashion"), tmp_path / "run", f"model.latent_dim={latent_dim}")
+    found = tags(run.path)["images"]
+    assert "valid/prior" in found
+    assert ("valid/manifold" in found) == ("valid/latents" in found) == (latent_dim == 2)
+    trained, valid = load(f"{run.path}@last"), WindowDataset(run.world.root, "valid")
+    (batch,) = valid_loader(valid, trained.codec, batch_size=len(valid))
+    with torch.no_grad():
+        a, *_, b = trained.vae.encoder(batch.x[batch.index.argsort()]).mean[: len(valid) // 2 + 1]
+    expected = {"interpolation": (latent.interpolation.path(a, b, 8), 8)}
+    if latent_dim == 2:
+        expected["manifold"] = quantile_grid(trained.vae.prior(trained.vae.encoder), (0, 1), 10), 10
+    for name, (z, columns) in expected.items():
+        items = [trained.codec.join([window]) for window in latent.decode(trained.vae, z)]
+        drawn = picture(io.BytesIO(events(run.path).Images(f"valid/{name}")[-1].encoded_image_string))
+        np.testing.assert_array_equal(drawn, trained.codec.preview(items, columns).image)
 
 
 @pytest.mark.usefixtures("no_matplotlib")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
 from seqvae.aggregate import RotatedMixture
 from seqvae.evaluation import mean_kl_by_dimension
@@ -43,9 +43,10 @@ def test_a_projection_on_all_axes_is_the_density_itself(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LAWS)
-def test_the_mean_of_a_law_is_that_of_its_draws(name: str) -> None:
+def test_mean_and_deviation_of_a_law_are_those_of_its_draws(name: str) -> None:
     drawn = LAWS[name].sample(200_000, torch.Generator().manual_seed(0))
     torch.testing.assert_close(LAWS[name].mean, drawn.mean(0), atol=0.03, rtol=0.0)
+    torch.testing.assert_close(LAWS[name].deviation, drawn.std(0), atol=0.0, rtol=0.01)
 
 
 def test_a_mixture_projected_on_a_plane_is_torchs_mixture_of_full_gaussians() -> None:
@@ -58,7 +59,7 @@ def test_a_mixture_projected_on_a_plane_is_torchs_mixture_of_full_gaussians() ->
 
 def test_quantiles_of_the_normal_are_those_of_its_inverse_distribution() -> None:
     truth = torch.special.ndtri(torch.tensor(LEVELS, dtype=torch.float64))
-    torch.testing.assert_close(quantiles(NORMAL, 2, LEVELS), truth, atol=3e-3, rtol=0.0)
+    torch.testing.assert_close(quantiles(NORMAL, 2, LEVELS), truth, atol=1e-5, rtol=0.0)
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -80,13 +81,27 @@ def test_the_grid_of_quantiles_is_a_plot_of_two_dimensions_with_the_others_at_th
         quantile_grid(law, (0, 1), side=0)
 
 
-def test_a_traversal_changes_one_dimension_a_row_and_nothing_else() -> None:
-    centre, values = torch.randn(4), [-3.0, 0.0, 3.0]
-    z = traverse(centre, [2, 0], values).view(2, 3, 4)
+@pytest.mark.parametrize("name", LAWS)
+def test_a_traversal_changes_one_dimension_a_row_and_nothing_else(name: str) -> None:
+    law, centre, scores = LAWS[name], torch.randn(4), [-3.0, 0.0, 3.0]
+    z = traverse(law, centre, [2, 0], scores).view(2, 3, 4)
     for row, dimension in enumerate((2, 0)):
         others = [d for d in range(4) if d != dimension]
-        assert torch.equal(z[row, :, dimension], torch.tensor(values))
+        levels = Normal(0.0, 1.0).cdf(torch.tensor(scores, dtype=torch.float64)).tolist()
+        torch.testing.assert_close(z[row, :, dimension], quantiles(law, dimension, levels).float())
         assert torch.equal(z[row][:, others], centre[others].expand(3, 3))
+
+
+@pytest.mark.parametrize("deviation", [1.0, 6.0])
+def test_a_traversal_reaches_as_far_as_the_prior_does(deviation: float) -> None:
+    parts = DiagonalGaussian(torch.full((2, 4), 0.5), torch.full((2, 4), 2 * math.log(deviation)))
+    scores = torch.tensor([-6.0, -3.0, 0.0, 1.5, 6.0])
+    z = traverse(MixtureDistribution(torch.zeros(2), parts), torch.zeros(4), [3], scores.tolist())
+    torch.testing.assert_close(z[:, 3], 0.5 + deviation * scores, atol=1e-4, rtol=1e-4)
+    plain = traverse(NORMAL, torch.zeros(4), [3], scores.tolist())
+    torch.testing.assert_close(plain[:, 3], scores, atol=1e-5, rtol=0.0)
+    with pytest.raises(ValueError, match=r"scores must be between -6 and 6, got \[0.0, 7.0\]"):
+        traverse(NORMAL, torch.zeros(4), [3], [0.0, 7.0])
 
 
 def test_a_normals_contours_hold_the_mass_that_circles_do() -> None:

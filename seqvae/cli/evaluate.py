@@ -129,6 +129,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         max_tokens=options.max_tokens,
         places=places if subset is None else places[random_subset(places, *subset)],
         seed=options.seed,
+        noise=trained.noise,
     )
     kept = _save_scores(options, trained, report, subset)
     if options.json:

@@ -56,7 +56,7 @@ def add(commands: Commands) -> None:
         "--noise",
         choices=("prior", "posterior"),
         default="prior",
-        help="as wide as the prior N(0, I) (default), or as the item's posterior",
+        help="as wide as the prior in each dimension (default), or as the item's posterior",
     )
     add_decoding(similar, "the most likely item")
     add_output(similar)
@@ -115,6 +115,8 @@ def _similar(options: argparse.Namespace) -> None:
     from seqvae import latent
 
     trained = open_latent(options)
+    if options.noise == "posterior" and not trained.noise:
+        raise ValueError(f"{options.checkpoint} was trained without noise: its posteriors have no width; --noise prior")
     named = expand_one(options, trained, options.input)
     original = named.item()
     seed(options)

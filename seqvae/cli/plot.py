@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from seqvae.data.dataset import WindowDataset
+    from seqvae.evaluation import Use
     from seqvae.gaussian import DiagonalGaussian
     from seqvae.harness.config import Trained
     from seqvae.priors import PriorDistribution
@@ -56,9 +57,9 @@ def add(commands: Commands) -> None:
         metavar="KIND",
         choices=list(KINDS),
         help="reconstructions below their originals; samples; nearest: samples above the training pictures that are "
-        "nearest pixel by pixel; manifold: decodings at quantiles of the prior in two dimensions; traversals: a row a "
-        "dimension, the largest KL first; scatter: posterior means by label, of several checkpoints side by side; "
-        "prior: the aggregate posterior against the prior",
+        "nearest pixel by pixel; manifold: decodings at quantiles of the prior (or --from aggregate) in two "
+        "dimensions; traversals: a row a dimension, the largest KL first; scatter: posterior means by label, of "
+        "several checkpoints side by side; prior: the aggregate posterior against the prior",
     )
     numbers = ", ".join(f"{kind.n} of {name}" for name, kind in KINDS.items())
     plot.add_argument(
@@ -71,7 +72,13 @@ def add(commands: Commands) -> None:
     plot.add_argument(
         "--split", choices=("train", "valid", "test"), help="whose windows are encoded, evenly spread (default test)"
     )
-    plot.add_argument("--range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="of traversals (default -3 3)")
+    plot.add_argument(
+        "--range",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="of traversals (default -3 3): values of N(0, I), and those quantiles of any other prior or aggregate",
+    )
     plot.add_argument("--steps", type=int, help="of traversals: columns (default 7)")
     plot.add_argument(
         "--principal", action="store_true", default=None, help="scatter: by the first two principal components"
@@ -168,37 +175,39 @@ def _manifold(options: argparse.Namespace) -> None:
 
     trained = _open(options)
     check_view(trained.codec, options.output)
-    prior = _prior(trained)
-    if trained.vae.latent_dim > 2:
-        dimensions = traversals.two_of(_look(options, trained, LOOKED_AT).kl)
-        log.info("dimensions %d (across) and %d (upwards) have the largest KL", *dimensions)
-    else:
-        dimensions = traversals.two_of(prior.mean)
-        if options.split:
-            raise ValueError("--split is for a manifold of more than two dimensions, this model has 2; leave it out")
-    z = traversals.quantile_grid(prior, dimensions, options.n)
+    shown = law(options, trained) or _prior(trained)
+    dimensions = 0, 1
+    if trained.vae.latent_dim != 2:
+        use = _look(options, trained, LOOKED_AT).use
+        dimensions = traversals.two_of(use.amount)
+        log.info("dimensions %d (across) and %d (upwards) have the largest %s", *dimensions, use.measure)
+    elif options.split:
+        raise ValueError("--split is for a manifold of more than two dimensions, this model has 2; leave it out")
+    z = traversals.quantile_grid(shown, dimensions, options.n)
     items = [trained.codec.join([window]) for window in latent.decode(trained.vae, z, strategy(options))]
     captions = [", ".join(f"z{d} {z[place, d]:+.2f}" for d in dimensions) for place in range(len(items))]
     write_view(trained.codec, options.output, items, captions, options.n)
 
 
 def _traversals(options: argparse.Namespace) -> None:
-    import math
-
     import torch
 
     from seqvae import latent, traversals
 
     low, high = options.range or (-3.0, 3.0)
+    farthest = traversals.FARTHEST
     steps = 7 if options.steps is None else options.steps
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"range must go from a number to a larger one, got {low:g} {high:g}")
+    if not -farthest <= low < high <= farthest:
+        raise ValueError(
+            f"range must go from a number to a larger one, between {-farthest:g} and {farthest:g}, got {low:g} {high:g}"
+        )
     if steps < 2:
         raise ValueError(f"steps must be at least 2 (both ends count), got {steps}")
     trained = _open(options)
     codec = trained.codec
     check_view(codec, options.output)
-    centre = _prior(trained).mean
+    shown = law(options, trained) or _prior(trained)
+    centre = shown.mean
     if options.inputs:
         if len(options.inputs) > 1:
             raise ValueError(f"traversals are about one INPUT, got {len(options.inputs)}")
@@ -206,14 +215,14 @@ def _traversals(options: argparse.Namespace) -> None:
         if len(windows) > 1:
             raise ValueError(f"traversals are about one window, {options.inputs[0]} has {len(windows)}")
         centre = latent.encode(trained.vae, codec, windows)[0]
-    kl = _look(options, trained, LOOKED_AT).kl
-    dimensions = traversals.largest(kl, options.n)
+    use = _look(options, trained, LOOKED_AT).use
+    dimensions = traversals.largest(use.amount, options.n)
     if len(dimensions) < options.n:
         log.info("all %d dimensions are drawn: the model has no more", len(dimensions))
-    values = torch.linspace(low, high, steps).tolist()
-    z = traversals.traverse(centre, dimensions, values)
+    scores = torch.linspace(low, high, steps).tolist()
+    z = traversals.traverse(shown, centre, dimensions, scores)
     items = [codec.join([window]) for window in latent.decode(trained.vae, z, strategy(options))]
-    rows, columns = [f"z{d}  KL {kl[d]:.2f}" for d in dimensions], [f"{value:+.3g}" for value in values]
+    rows, columns = [use.label(d) for d in dimensions], [f"{score:+.3g}" for score in scores]
     captions = [f"{row}: {column}" for row in rows for column in columns]
     write_view(codec, options.output, items, captions, steps, rows, columns)
 
@@ -231,7 +240,7 @@ def _scatter(options: argparse.Namespace) -> None:
         trained = open_latent(one)
         look = _look(one, trained, options.n)
         title, means = Path(source).name or source, look.posterior.mean
-        clouds.append(plots.cloud(title, means, look.labels(), look.kl, _prior(trained), bool(options.principal)))
+        clouds.append(plots.cloud(title, means, look.labels(), look.use, _prior(trained), bool(options.principal)))
         names = read_manifest(look.dataset.root)["options"].get("label_names") or []
         if label_names and names and names != label_names:
             raise ValueError(f"{source} has other labels than {options.checkpoint[0]}: one legend cannot name both")
@@ -246,7 +255,7 @@ def _against_prior(options: argparse.Namespace) -> None:
     path = _figure_path(options)
     trained = _open(options)
     look = _look(options, trained, options.n)
-    figure = plots.against_prior(look.posterior, look.kl, _prior(trained), options.checkpoint)
+    figure = plots.against_prior(look.posterior, look.use, _prior(trained), options.checkpoint)
     write_whole(path, plots.png(figure))
     print(path)
 
@@ -255,8 +264,8 @@ KINDS = {
     "reconstructions": Kind(_reconstructions, DECODING | {"inputs", "split"}, 12),
     "samples": Kind(_samples, DECODING | {"from"}, 64),
     "nearest": Kind(_nearest, DECODING | {"from", "k"}, 12),
-    "manifold": Kind(_manifold, DECODING | {"split"}, 15),
-    "traversals": Kind(_traversals, DECODING | {"inputs", "split", "range", "steps"}, 10),
+    "manifold": Kind(_manifold, DECODING | {"from", "split"}, 15),
+    "traversals": Kind(_traversals, DECODING | {"from", "inputs", "split", "range", "steps"}, 10),
     "scatter": Kind(_scatter, frozenset({"split", "principal"}), 5000),
     "prior": Kind(_against_prior, frozenset({"split"}), 5000),
 }
@@ -268,7 +277,7 @@ class Look(NamedTuple):
     dataset: WindowDataset
     places: Sequence[int]
     posterior: DiagonalGaussian
-    kl: Tensor  # mean of each dimension in nats, on the CPU
+    use: Use
 
     def labels(self) -> Tensor | None:
         """Return a label a window, where the dataset has any."""
@@ -286,14 +295,15 @@ def _look(options: argparse.Namespace, trained: Trained, most: int) -> Look:
     import torch
 
     from seqvae import latent
-    from seqvae.evaluation import mean_kl_by_dimension
+    from seqvae.evaluation import use_of_dimensions
 
     dataset = _split(options, trained, options.split or "test")
     places = spread(range(len(dataset)), most)
     posterior = latent.posterior(trained.vae, trained.codec, [dataset[place] for place in places])
+    if not trained.noise:
+        posterior = posterior.without_noise()
     generator = torch.Generator(posterior.mean.device).manual_seed(options.seed)
-    kl = mean_kl_by_dimension(posterior, _prior(trained), generator).cpu()
-    return Look(dataset, places, posterior, kl)
+    return Look(dataset, places, posterior, use_of_dimensions(posterior, _prior(trained), generator))
 
 
 def _split(options: argparse.Namespace, trained: Trained, split: str) -> WindowDataset:

@@ -55,7 +55,10 @@ def read_aggregate(trained: Trained) -> RotatedMixture | None:
 
 @torch.no_grad()
 def fit_to(trained: Trained, train: WindowDataset) -> RotatedMixture:
-    """Return the mixture fitted to the posteriors of training windows, none of them augmented."""
+    """Return the mixture fitted to the posteriors of training windows, none of them augmented.
+
+    Of a model that was trained without noise it is fitted to their means alone.
+    """
     device = next(trained.vae.parameters()).device
     count = min(MOST_WINDOWS, len(train))
     places = np.arange(count) * len(train) // count
@@ -67,5 +70,6 @@ def fit_to(trained: Trained, train: WindowDataset) -> RotatedMixture:
     mean, log_variance = (
         torch.cat([getattr(posterior, name).cpu() for posterior in posteriors]) for name in ("mean", "log_variance")
     )
-    fitted = fit_aggregate(DiagonalGaussian(mean, log_variance)).tensors()
+    posterior = DiagonalGaussian(mean, log_variance)
+    fitted = fit_aggregate(posterior if trained.noise else posterior.without_noise()).tensors()
     return from_tensors({name: tensor.to(device) for name, tensor in fitted.items()}, trained.vae.latent_dim)

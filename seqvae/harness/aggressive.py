@@ -20,6 +20,11 @@ def check_aggressive(steps: int, vae: VAE, objective: Objective) -> None:
     """Raise ValueError for a VAE or an objective that such steps make no sense for."""
     if steps and vae.latent_dim == 0:
         raise ValueError(f"trainer.aggressive_steps={steps} are steps of the encoder, and a language model has none")
+    if steps and not objective.noise:
+        raise ValueError(
+            f"trainer.aggressive_steps={steps} end when the mutual information no longer grows, and an autoencoder, "
+            "without noise, has none"
+        )
     if steps and isinstance(objective, nn.Module):
         raise ValueError(
             f"trainer.aggressive_steps={steps} would move the controller of {type(objective).__name__} "

@@ -110,6 +110,13 @@ class Trained:
     config: dict[str, Any]
     path: Path
 
+    @property
+    def noise(self) -> bool:
+        """Whether z was drawn in training, so that posteriors have a width: not so for an autoencoder."""
+        objective = self.config.get("objective")
+        name = objective.get("_target_") if isinstance(objective, dict) else None
+        return getattr(REGISTRY.get(str(name)), "noise", True)
+
 
 def load(name: str | Path, device: str | torch.device = "cpu") -> Trained:
     """Return the VAE and the codec of a checkpoint: a checkpoint directory, RUN (its best) or RUN@last.

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seqvae.evaluation import Use
 from seqvae.gaussian import DiagonalGaussian
 from seqvae.priors import PriorDistribution
 from seqvae.traversals import contour_levels, largest, principal_axes, two_of
@@ -68,22 +69,21 @@ def cloud(
     title: str,
     means: Float[Tensor, "n latent"],
     labels: Int[Tensor, " n"] | None,
-    kl: Float[Tensor, " latent"],
+    use: Use,
     prior: PriorDistribution,
     principal: bool = False,
 ) -> Cloud:
-    """Return posterior means in the plane of the two dimensions of the largest KL, or of the principal components.
+    """Return posterior means in the plane of the two dimensions of most use, or of the principal components.
 
     Raises:
         ValueError: with fewer than two dimensions.
     """
-    dimensions = two_of(kl)
+    dimensions = two_of(use.amount)
     if principal:
         axes, names = principal_axes(means), ("principal component 1", "principal component 2")
     else:
         axes = torch.eye(means.shape[1]).to(means)[:, dimensions]
-        first, second = (f"z{dimension} (KL {kl[dimension]:.2f} nats)" for dimension in dimensions)
-        names = first, second
+        names = use.label(dimensions[0]), use.label(dimensions[1])
     return Cloud(title, means @ axes, labels, axes, names, prior)
 
 
@@ -95,33 +95,28 @@ def scatter(clouds: Sequence[Cloud], label_names: Sequence[str] = ()) -> Any:
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     figure = Figure(figsize=(5.2 * len(clouds) + 1.4, 5.2), layout="constrained")
     panels = figure.subplots(1, len(clouds), squeeze=False)[0]
     known = sorted({label for one in clouds if one.labels is not None for label in one.labels.tolist() if label >= 0})
     palette = matplotlib.colormaps["tab10" if len(known) <= 10 else "tab20"]
     colours = {label: palette(place) for place, label in enumerate(known)} if len(known) <= MOST_LABELS else {}
-    shown: dict[int, Any] = {}
+    generator = np.random.default_rng(0)
     for axes, one in zip(panels, clouds, strict=True):
         points = one.points.cpu().double().numpy()
         lower, upper = _contours(axes, one)
         dots = {"s": min(max(INK / max(len(points), 1), 1), 12), "linewidths": 0, "alpha": 0.7}
-        if one.labels is None or not colours:
-            axes.scatter(*points.T, color="tab:blue", **dots)
-        else:
-            labels = one.labels.cpu().numpy()
-            for label, colour in {-1: "lightgrey", **colours}.items():
-                if (labels == label).any():
-                    shown[label] = axes.scatter(*points[labels == label].T, color=colour, **dots)
+        labels = [] if one.labels is None or not colours else one.labels.tolist()
+        inks = [colours.get(label, "lightgrey") for label in labels] or ["tab:blue"] * len(points)
+        order = generator.permutation(len(points))  # in that of the labels the last would cover the others
+        axes.scatter(*points[order].T, color=[inks[n] for n in order], **dots)
         axes.set(title=one.title, xlabel=one.names[0], ylabel=one.names[1], aspect="equal")
         axes.set(xlim=(lower[0], upper[0]), ylim=(lower[1], upper[1]))
-    shown.pop(-1, None)
-    if shown:
-        names = [label_names[label] if label < len(label_names) else str(label) for label in sorted(shown)]
-        handles = [shown[label] for label in sorted(shown)]
-        legend: Any = figure.legend(handles, names, loc="outside right center", frameon=False)
-        for handle in legend.legend_handles:
-            handle.set(sizes=[40], alpha=1)
+    if colours:
+        names = [label_names[label] if label < len(label_names) else str(label) for label in colours]
+        handles = [Line2D([], [], color=colour, marker="o", linestyle="") for colour in colours.values()]
+        figure.legend(handles, names, loc="outside right center", frameon=False)
     return figure
 
 
@@ -146,20 +141,20 @@ def _contours(axes: Any, one: Cloud) -> tuple[list[float], list[float]]:
 @torch.no_grad()
 def against_prior(
     posterior: DiagonalGaussian,
-    kl: Float[Tensor, " latent"],
+    use: Use,
     prior: PriorDistribution,
     title: str = "",
     each: int = 3,
     generator: torch.Generator | None = None,
 ) -> Any:
-    """Draw the aggregate posterior against the prior: dimensions of the largest and the smallest KL, and |z|.
+    """Draw the aggregate posterior against the prior: dimensions of the most and the least use, and |z|.
 
     Of a dimension: histograms of the posterior means and of a draw from every posterior, over the prior's density. Of
     |z|: a draw from every posterior, and as many from the prior.
     """
     from matplotlib.figure import Figure
 
-    order = largest(kl, len(kl))
+    order = largest(use.amount, len(use.amount))
     rows = [order] if len(order) <= each else [order[:each], order[max(each, len(order) - each) :]]
     drawn = posterior.rsample(1, generator)[0]
     expected = prior.sample(len(drawn), generator)
@@ -167,15 +162,17 @@ def against_prior(
     grid = figure.add_gridspec(len(rows), len(rows[0]) + 1)
     for y, row in enumerate(rows):
         for x, dimension in enumerate(row):
-            axes = figure.add_subplot(grid[y, x], title=f"z{dimension}, KL {kl[dimension]:.2f} nats")
+            axes = figure.add_subplot(grid[y, x], title=use.label(dimension))
             means, draws = posterior.mean[:, dimension], drawn[:, dimension]
             bins = _bins(torch.cat([means, draws, expected[:, dimension]]))
             axes.hist(means.cpu(), bins, density=True, color="tab:orange", alpha=0.45, label="means")
             axes.hist(draws.cpu(), bins, density=True, **OUTLINE, label="draws of q(z)")
-            axis = torch.eye(len(kl)).to(drawn)[:, [dimension]]
+            axis = torch.eye(len(order)).to(drawn)[:, [dimension]]
             density = prior.projected_log_prob(torch.tensor(bins).to(drawn).unsqueeze(-1), axis).exp().cpu()
             axes.plot(bins, density, "k--", label="p(z)")
-            axes.set_ylim(0, 2.5 * float(density.max()))  # means that all but agree would flatten everything else
+            axes.set_ylim(
+                0, 2.5 * float(density.max()) or None
+            )  # means that all but agree would flatten everything else
     figure.axes[0].legend(fontsize="small", frameon=False)
     axes = figure.add_subplot(grid[:, -1], title="|z|")
     lengths, truth = drawn.norm(dim=1).cpu(), expected.norm(dim=1).cpu()
@@ -188,8 +185,10 @@ def against_prior(
 
 
 def _bins(values: Float[Tensor, " n"]) -> list[float]:
-    """Return the edges of bins for all but the outermost values."""
-    low, high = np.quantile(values.cpu().double().numpy(), (0.001, 0.999)).tolist()
+    """Return the edges of bins for all values, or where they are thousands all but the outermost."""
+    ordered = values.cpu().sort().values
+    cut = len(ordered) // 1000
+    low, high = float(ordered[cut]), float(ordered[-1 - cut])
     return torch.linspace(low, high if low < high else low + 1, BINS).tolist()
 
 

@@ -94,13 +94,14 @@ def evaluate(
     max_tokens: int = 4096,
     places: NDArray[np.int64] | None = None,
     seed: int = 0,
+    noise: bool = True,
 ) -> Report:
     """Return ELBO, importance-weighted NLL, latent health and reconstruction scores of a split.
 
     All in nats an example unless the name says otherwise; `elbo` and `log_likelihood` higher, `nll` lower is better.
     A model that gives a density gets `log_density` (higher is better) and nothing by units: it has no NLL.
     `rows` bounds how many windows are decoded at once, `max_tokens` the tokens of sequences among them. `places` are
-    the windows to evaluate, by default all of them.
+    the windows to evaluate, by default all of them. A model trained without `noise` has no mutual information.
 
     Raises:
         ValueError: for a negative number of samples, or no rows or tokens.
@@ -129,7 +130,8 @@ def evaluate(
         max_values=budget,
     )
     density = vae.decoder.is_density
-    metrics = _latent_metrics(scores, importance_samples, generator, density)
+    host = torch.Generator().manual_seed(seed) if noise else None
+    metrics = _latent_metrics(scores, importance_samples, host, density)
     order = torch.cat([index for _, index in batches])
     if density:
         log.warning("this model's p(x|z) is a density: its nats are no NLL, and compare with those of no other kind")
@@ -174,7 +176,10 @@ def _digest(batches: list[tuple[Tensor, Tensor]], density: bool = False) -> str:
     return digest.hexdigest()
 
 
-def _latent_metrics(scores: ExampleScores, samples: int, generator: torch.Generator, density: bool) -> dict[str, float]:
+def _latent_metrics(
+    scores: ExampleScores, samples: int, generator: torch.Generator | None, density: bool
+) -> dict[str, float]:
+    """Return the metrics of every unit; of mutual information only with a generator to draw z with."""
     metrics = {"examples": float(len(scores.elbo))}
     for name in ("elbo", "log_likelihood", "kl"):
         metrics[name], metrics[f"{name}_error"] = mean_and_error(getattr(scores, name))
@@ -184,9 +189,9 @@ def _latent_metrics(scores: ExampleScores, samples: int, generator: torch.Genera
     if scores.effective_samples is not None:
         metrics["importance_samples"] = float(samples)
         metrics["effective_samples_median"] = float(scores.effective_samples.median())
-    host = torch.Generator().manual_seed(generator.initial_seed())
-    metrics["mutual_information"] = mutual_information(scores.posterior, host)
-    metrics["mutual_information_cap"] = math.log(len(scores.elbo))
+    if generator is not None:
+        metrics["mutual_information"] = mutual_information(scores.posterior, generator)
+        metrics["mutual_information_cap"] = math.log(len(scores.elbo))
     metrics["active_units"] = float(active_units(scores.posterior))
     metrics["latent_dim"] = float(scores.posterior.mean.shape[1])
     return metrics

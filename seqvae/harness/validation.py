@@ -6,23 +6,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from seqvae.data.batching import VALID_SEED, loader, valid_loader
 from seqvae.data.captions import labelled
 from seqvae.data.codec import Codec, Preview
 from seqvae.data.dataset import VALID_EPOCH, WindowDataset, read_manifest
-from seqvae.evaluation import active_units, mean_kl_by_dimension, mutual_information
+from seqvae.evaluation import active_units, mutual_information, use_of_dimensions
 from seqvae.gaussian import DiagonalGaussian
 from seqvae.harness import plots
 from seqvae.harness.engine import Engine
 from seqvae.harness.tracking import Tracker
+from seqvae.latent.interpolation import path
 from seqvae.objectives import Objective
-from seqvae.traversals import largest, traverse
+from seqvae.traversals import largest, quantile_grid, traverse
 from seqvae.vae import VAE
 
 PREVIEWS = 8  # items a preview shows, and dimensions that are traversed
-TRAVERSED = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # values of each of them
+TRAVERSED = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # values of each of them, or such quantiles of another prior
+STEPS = 8  # from one item to another
+SIDE = 10  # of the grid over the plane of two dimensions, where there are no others
 SCORED_WINDOWS = 512  # windows whose reconstruction is scored at each validation
 LATENT_WINDOWS = 2000  # windows whose posteriors are looked at: for mutual information and the projector's snapshot
 
@@ -90,11 +94,11 @@ class Validation:
         if posterior is None:
             return {}
         on_cpu = DiagonalGaussian(posterior.mean.cpu(), posterior.log_variance.cpu())
-        return {
-            "active_units": float(active_units(on_cpu)),
-            "mutual_information": mutual_information(on_cpu, torch.Generator().manual_seed(VALID_SEED)),
-            "mutual_information_cap": math.log(len(posterior.mean)),
-        }
+        health = {"active_units": float(active_units(on_cpu))}
+        if self.objective.noise:
+            health["mutual_information"] = mutual_information(on_cpu, torch.Generator().manual_seed(VALID_SEED))
+            health["mutual_information_cap"] = math.log(len(posterior.mean))
+        return health
 
     def _reconstruction_scores(self) -> dict[str, float]:
         chosen = self._spread(SCORED_WINDOWS)
@@ -132,9 +136,10 @@ class Validation:
     def _posterior(self, chosen: list[int]) -> DiagonalGaussian:
         """Return the posteriors of windows."""
         parts = [self.vae.encoder(x) for x in self._seen(chosen)]
-        return DiagonalGaussian(
+        posterior = DiagonalGaussian(
             torch.cat([part.mean for part in parts]), torch.cat([part.log_variance for part in parts])
         )
+        return posterior if self.objective.noise else posterior.without_noise()
 
     def _preview(self, tracker: Tracker, step: int) -> None:
         chosen = self._spread(PREVIEWS)
@@ -151,23 +156,35 @@ class Validation:
             tracker.preview(f"valid/{name}", self.codec.preview(items), step)
 
     def _show_latents(self, tracker: Tracker, step: int, looked_at: list[int], posterior: DiagonalGaussian) -> None:
-        """Show the KL of each dimension, what the largest ones do, and where labels lie if there are any."""
+        """Show how much each dimension is used, what the most used ones do, and where the posteriors lie."""
         prior = self.vae.prior(self.vae.encoder)
         generator = torch.Generator(self.engine.device).manual_seed(VALID_SEED)
-        kl = mean_kl_by_dimension(posterior, prior, generator).cpu()
-        tracker.histogram("valid/kl_per_dimension", kl, step)
-        dimensions = largest(kl, PREVIEWS)
-        windows = self.vae.decoder.sample(traverse(prior.mean, dimensions, TRAVERSED))
-        items = [self.codec.join([window.cpu()]) for window in windows]
-        preview = self.codec.preview(items, len(TRAVERSED), sound=False)
-        rows, columns = [f"z{d}  KL {kl[d]:.2f}" for d in dimensions], [f"{value:+g}" for value in TRAVERSED]
+        use = use_of_dimensions(posterior, prior, generator)
+        if self.objective.noise:
+            tracker.histogram("valid/kl_per_dimension", use.amount, step)
+        dimensions = largest(use.amount, PREVIEWS)
+        preview = self._grid(traverse(prior, prior.mean, dimensions, TRAVERSED), len(TRAVERSED))
+        rows, columns = [use.label(d) for d in dimensions], [f"{value:+g}" for value in TRAVERSED]
         tracker.preview("valid/traversal", labelled(preview, rows, columns), step)
-        labels = self._labels(looked_at)
-        drawable = len(kl) > 1 and bool(posterior.mean.isfinite().all())
-        if labels is not None and drawable and not plots.missing():
+        ends = self._posterior(self._spread(2)).mean
+        tracker.preview("valid/interpolation", self._grid(path(ends[0], ends[-1], STEPS), STEPS), step)
+        if self.vae.latent_dim == 2:
+            tracker.preview("valid/manifold", self._grid(quantile_grid(prior, (0, 1), SIDE), SIDE), step)
+        if plots.missing() or not bool((posterior.mean + posterior.log_variance.exp()).isfinite().all()):
+            return
+        title = f"step {step:,}"
+        figures = {"prior": plots.against_prior(posterior, use, prior, title, generator=generator)}
+        if self.vae.latent_dim > 1:
             names = read_manifest(self.valid.root)["options"].get("label_names", ())
-            cloud = plots.cloud(f"step {step:,}", posterior.mean, labels, kl, prior)
-            tracker.preview("valid/latents", Preview(image=plots.pixels(plots.scatter([cloud], names))), step)
+            cloud = plots.cloud(title, posterior.mean, self._labels(looked_at), use, prior)
+            figures["latents"] = plots.scatter([cloud], names)
+        for name, figure in figures.items():
+            tracker.preview(f"valid/{name}", Preview(image=plots.pixels(figure)), step)
+
+    def _grid(self, z: Float[Tensor, "windows latent"], columns: int) -> Preview:
+        """Return what latents decode to, row by row."""
+        items = [self.codec.join([window.cpu()]) for window in self.vae.decoder.sample(z)]
+        return self.codec.preview(items, columns, sound=False)
 
     def _labels(self, chosen: list[int]) -> Tensor | None:
         try:

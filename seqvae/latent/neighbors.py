@@ -30,9 +30,10 @@ def similar(
 ) -> list[Any]:
     """Return n variations of an item: each decoded from posterior mean + strength * scale * e, e drawn from N(0, I).
 
-    With the noise of the "prior" scale is 1: at strength 1 the noise alone is as wide as N(0, I), at 0.3 the item still
-    shows. With that of the "posterior" scale is the posterior's own standard deviation in each dimension: strength 1
-    draws from q(z|x). At 0 every variation is the reconstruction. Windows of a long item vary independently.
+    With the noise of the "prior" scale is the prior's standard deviation in each dimension (1 for N(0, I)): at strength
+    1 the noise alone is as wide as the prior, at 0.3 the item still shows. With that of the "posterior" it is the
+    posterior's own: strength 1 draws from q(z|x). At 0 every variation is the reconstruction. Windows of a long item
+    vary independently.
 
     Raises:
         ValueError: for an n that is not positive, a negative strength, or an unknown noise.
@@ -45,7 +46,8 @@ def similar(
         raise ValueError(f"noise must be one of {', '.join(NOISES)}, got {noise!r}")
     windows = codec.windows(item)
     q = posterior(vae, codec, windows)
-    scale = torch.exp(0.5 * q.log_variance) if noise == "posterior" else torch.ones_like(q.mean)
+    with torch.no_grad():
+        scale = torch.exp(0.5 * q.log_variance) if noise == "posterior" else vae.prior(vae.encoder).deviation
     e = torch.randn(n, *q.mean.shape, generator=generator, device=q.mean.device, dtype=q.mean.dtype)
     z = q.mean + strength * scale * e
     return join(codec, decode(vae, z.flatten(0, 1), strategy, generator), [len(windows)] * n, [item] * n)

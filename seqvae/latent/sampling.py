@@ -1,5 +1,6 @@
 """Items to latents and back: encode, decode, reconstruct, sample from the prior."""
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -41,8 +42,9 @@ def encode(vae: VAE, codec: Codec[Any], windows: Sequence[Tensor]) -> Float[Tens
 
 
 def _view(codec: Codec[Any], window: Tensor) -> Tensor:
-    """Return the window as the encoder may see it; what is drawn (binary pixels) is the same in any company."""
-    return codec.view(window, np.random.Generator(np.random.Philox(key=0, counter=[0, 0, VALID_EPOCH, 0])))
+    """Return the window as the encoder may see it; what is drawn (binary pixels) depends on the window alone."""
+    key = zlib.crc32(window.numpy().tobytes())  # one key for all would shift the mean over them by its one mask
+    return codec.view(window, np.random.Generator(np.random.Philox(key=key, counter=[0, 0, VALID_EPOCH, 0])))
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Objectives made of the ELBO's two terms, and the autoencoder that has only one of them."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -34,6 +35,8 @@ class BetaELBO:
     Raises:
         ValueError: for a negative or non-finite allowance, or both at once.
     """
+
+    noise: ClassVar[bool] = True
 
     beta: Schedule
     free_nats: float = 0.0
@@ -80,6 +83,8 @@ class CapacityELBO:
         ValueError: when gamma is not positive; while training, for a schedule that leads below zero.
     """
 
+    noise: ClassVar[bool] = True
+
     capacity: Schedule
     gamma: float = 10.0
     samples: int = 1
@@ -111,9 +116,18 @@ class Autoencoder:
     only metric is `log_likelihood_at_mean`; a validation draws z for the ELBO's terms as well, as bad as they are.
     The layer of the log-variance keeps its first, small weights: a VAE that begins with this encoder (Li et al.,
     2019) begins with an autoencoder's means and variances near the prior's.
+
+    Raises:
+        ValueError: for a prior that is to be trained.
     """
 
+    noise: ClassVar[bool] = False
+
     def __call__(self, vae: VAE, x: Tensor, progress: float, mean: BatchMean = batch_mean) -> Loss:
+        if list(vae.prior.parameters()):
+            raise ValueError(
+                f"an autoencoder has no KL to train a {type(vae.prior).__name__} with; use prior=standard_normal"
+            )
         terms = vae.terms(x, noise=False)
         at_mean = terms.log_likelihood.mean()
         metrics = {"log_likelihood_at_mean": at_mean.detach()}

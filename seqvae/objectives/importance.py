@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -31,6 +32,8 @@ class IWAE:
         ValueError: when samples is not positive.
     """
 
+    noise: ClassVar[bool] = True
+
     beta: Schedule
     samples: int = 8
 
@@ -58,6 +61,8 @@ class DReG:
     Raises:
         ValueError: when samples is not positive.
     """
+
+    noise: ClassVar[bool] = True
 
     beta: Schedule
     samples: int = 8

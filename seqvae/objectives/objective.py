@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from jaxtyping import Float
 from torch import Tensor
@@ -33,6 +33,9 @@ class Objective(Protocol):
     One with a state is a module that keeps it in buffers; it moves them only for a VAE in training mode, so that a
     validation leaves no trace.
     """
+
+    noise: ClassVar[bool]
+    """Whether z is drawn from q(z|x). Where it is the mean, nothing trains the posterior's variance, nor a prior."""
 
     def __call__(self, vae: VAE, x: Tensor, progress: float, mean: BatchMean = batch_mean) -> Loss:
         """Return the loss of a batch and the metrics that belong to it."""

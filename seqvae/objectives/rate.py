@@ -1,6 +1,7 @@
 """An objective that holds the rate: a controller moves beta until the KL is what a person asked for."""
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ class TargetRate(nn.Module):
         ValueError: for numbers that are not positive, or a start outside the bounds; while training, in 16 bits.
     """
 
+    noise: ClassVar[bool] = True
     log_beta: Tensor
 
     def __init__(
