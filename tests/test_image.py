@@ -92,6 +92,8 @@ def test_binarize_is_a_choice_of_the_training() -> None:
     codec = PixelCodec((1, 4, 4))
     assert codec.spec == {"image_shape": [1, 4, 4], "levels": 256}
     assert codec.replace(binarize=True).spec == {"image_shape": [1, 4, 4], "levels": 2}
+    earlier = PixelCodec((1, 4, 4), binarize=True)  # as a preparation could choose once
+    assert earlier.replace(binarize=False).spec == {"image_shape": [1, 4, 4], "levels": 256}
     with pytest.raises(ValueError, match="no view option 'image_shape'"):
         codec.replace(image_shape=[1, 8, 8])
 
@@ -562,13 +564,13 @@ def test_a_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
 def test_arrays_are_prepared_in_the_splits_they_have(tmp_path: Path) -> None:
     images, splits = noise(9, 4, 5, 1), ["train"] * 5 + ["valid"] * 2 + ["test"] * 2
     images[8] = images[0]
-    prepare_arrays(images, splits, tmp_path, labels=range(9), label_names=list("abcdefghi"), binarize=True)
+    prepare_arrays(images, splits, tmp_path, labels=range(9), label_names=list("abcdefghi"))
     back = read_back(tmp_path)
     assert np.array_equal(np.stack([item for split in SPLITS for item in back[split]]), images)
     assert [len(back[split]) for split in SPLITS] == [5, 2, 2]
     assert WindowDataset(tmp_path, "test").column("label").tolist() == [7, 8]
     assert WindowDataset(tmp_path, "test").column("seen_in_train").tolist() == [0, 1]
-    assert load_codec(tmp_path / "codec").spec["levels"] == 2
+    assert load_codec(tmp_path / "codec").spec == {"image_shape": [1, 4, 5], "levels": 256}
 
 
 def test_arrays_of_another_kind_or_count_are_refused(tmp_path: Path) -> None:

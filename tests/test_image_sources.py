@@ -210,7 +210,7 @@ def test_every_form_of_an_array_gives_the_same_pictures(make: Any, channels: int
 
 def test_truth_values_are_black_and_white(save: Save, tmp_path: Path) -> None:
     pictures = noise(9, 4, 4) > 99
-    prepare_image(save(x=pictures), tmp_path / "data", binarize=True)
+    prepare_image(save(x=pictures), tmp_path / "data")
     for name, (pixels, _, _) in read_back(tmp_path / "data").items():
         assert np.array_equal(pixels[..., 0], np.where(pictures[int(name.split(":")[-1])], 255, 0))
 

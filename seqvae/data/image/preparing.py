@@ -48,7 +48,6 @@ def prepare_image(
     *,
     size: str | int | None = None,
     channels: int | None = None,
-    binarize: bool = False,
     labels: Path | None = None,
     file_column: str | None = None,
     label_column: str | None = None,
@@ -90,7 +89,7 @@ def prepare_image(
     return _prepare(
         sources,
         root,
-        PixelCodec(shape, binarize),
+        PixelCodec(shape),
         list(places),
         key=digest_of(paths, source),
         seed=seed,
@@ -109,7 +108,6 @@ def prepare_arrays(
     labels: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
     label_names: Sequence[str] = (),
-    binarize: bool = False,
     seed: int = 0,
     engine: str = "sequential",
     jobs: int = -1,
@@ -122,7 +120,7 @@ def prepare_arrays(
     for name, column in (("splits", splits), ("labels", labels), ("names", names)):
         if column is not None and len(column) != len(images):
             raise ValueError(f"{name} must hold one value for each of {len(images)} images, got {len(column)}")
-    codec = PixelCodec((images.shape[3], images.shape[1], images.shape[2]), binarize)
+    codec = PixelCodec((images.shape[3], images.shape[1], images.shape[2]))
     sources = [
         _Source(
             name=names[place] if names is not None else str(place),
