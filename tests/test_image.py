@@ -19,7 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, features
 
 from seqvae.data import load_codec
 from seqvae.data.dataset import SPLITS, WindowDataset, read_manifest
@@ -242,6 +242,10 @@ WHITE, BLACK = [255] * 3, [0] * 3
         ("l.bmp", lambda: Image.fromarray(np.array([[7, 99]], np.uint8)), {}, [[7] * 3, [99] * 3]),
         ("cmyk.tif", lambda: Image.new("CMYK", (1, 1), (0, 255, 255, 0)), {}, [[255, 0, 0]]),
         ("moving.gif", lambda: Image.new("L", (2, 1), 0), two_frames(), [BLACK, BLACK]),
+        ("1.pbm", lambda: Image.fromarray(np.array([[False, True]])), {}, [BLACK, WHITE]),
+        ("16.pgm", lambda: Image.fromarray(np.array([[0, 32768, 65535]], np.uint16)), {}, [BLACK, [128] * 3, WHITE]),
+        ("rgb.ppm", lambda: Image.new("RGB", (1, 1), (200, 100, 50)), {}, [[200, 100, 50]]),
+        ("f.pfm", lambda: Image.fromarray(np.array([[0, 0.5, 1]], np.float32)), {}, [BLACK, [128] * 3, WHITE]),
         ("moving.webp", lambda: Image.new("L", (2, 1), 0), two_frames() | {"lossless": True}, [BLACK, BLACK]),
     ],
 )
@@ -255,9 +259,20 @@ def test_every_kind_of_picture_is_read_as_the_eye_sees_it(
     assert grey.ravel().tolist() == pytest.approx(luma, abs=0.51)
 
 
-def test_a_cmyk_jpeg_keeps_its_colour(tmp_path: Path) -> None:
-    path = save(tmp_path / "cmyk.jpg", Image.new("CMYK", (16, 16), (0, 255, 255, 0)), quality=95)
+@pytest.mark.parametrize("ending", ["jpg", "jpeg", "jpe", "jfif"])
+def test_a_cmyk_jpeg_keeps_its_colour(ending: str, tmp_path: Path) -> None:
+    path = save(tmp_path / f"cmyk.{ending}", Image.new("CMYK", (16, 16), (0, 255, 255, 0)), quality=95)
     assert np.abs(read_picture(path, 3).astype(int) - [255, 0, 0]).max() < 12
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_an_avif_is_seen_on_white_and_of_several_its_first_picture(tmp_path: Path) -> None:
+    picture = Image.new("RGBA", (16, 16), (255, 0, 0, 255))
+    picture.paste((0, 0, 0, 0), (8, 0, 16, 16))
+    moving = {"save_all": True, "append_images": [Image.new("RGBA", (16, 16), "black")]}
+    read = read_picture(save(tmp_path / "a.avif", picture, quality=100, **moving), 3).astype(int)
+    assert np.abs(read[:, 2:6] - [255, 0, 0]).max() < 12
+    assert np.abs(read[:, 10:] - 255).max() < 12
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
@@ -387,8 +402,12 @@ def seeds(folder: Path) -> list[bytes]:
         save(folder / "h.gif", colour, **frames),
         save(folder / "i.bmp", colour),
         save(folder / "j.tif", colour, compression="tiff_lzw"),
-        save(folder / "k.tif", Image.fromarray(grey.astype(np.float32))),
+        save(folder / "k.tif", Image.fromarray(grey.astype(np.float32) / 255)),
+        save(folder / "l.ppm", colour),
+        save(folder / "m.pfm", Image.fromarray(grey.astype(np.float32) / 255)),
     ]
+    if features.check("avif"):
+        made += [save(folder / "n.avif", colour), save(folder / "o.avif", colour, **frames)]
     return [path.read_bytes() for path in made]
 
 
@@ -557,7 +576,8 @@ def test_two_preparations_of_pictures_give_the_same_fingerprint(tmp_path: Path) 
 def test_a_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "notes.txt").touch()
-    with pytest.raises(ValueError, match=r"holds no files ending in .*\.png.* \(1 files in all\)"):
+    (tmp_path / "source" / "a.heic").touch()
+    with pytest.raises(ValueError, match=r"holds no files ending in .*\.png.* \(2 files in all\)"):
         prepare_image(tmp_path / "source", tmp_path / "data")
 
 

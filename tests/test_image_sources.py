@@ -439,6 +439,18 @@ def test_rows_without_a_picture_and_pictures_without_a_row_are_told(folder: Path
     assert "2  pictures without a label" in report.table()
 
 
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_table_among_the_pictures_is_no_file_of_another_kind(
+    relative: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "labels.csv").write_text("0,x\n1,y\n", encoding="utf-8")
+    (folder / "other.csv").touch()
+    monkeypatch.chdir(folder / "a")
+    table = Path("../labels.csv") if relative else folder / "labels.csv"
+    report = prepare_image(Path("..") if relative else folder, folder.parent / "data", size=4, labels=table)
+    assert report.counted == {"pictures without a label": 7, "files of other kinds: .csv": 1}
+
+
 def test_a_name_that_fits_several_pictures_labels_none(folder: Path) -> None:
     write_png(folder / "a" / "1.png", noise(4, 4, 3, seed=99))
     prepared(folder, "file,label\n1.png,x\nb/1.png,y\n2,x\n")

@@ -12,8 +12,10 @@ from PIL import Image, ImageOps
 
 from seqvae.data.preparation import printable
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow knows others, some of which start programs
+KINDS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # Pillow knows others; some start programs
+ENDINGS = {ending: kind for ending, kind in Image.registered_extensions().items() if kind in KINDS}
+FORMATS = tuple(kind for kind in KINDS if kind in ENDINGS.values())  # an older Pillow reads no AVIF
+SUFFIXES = tuple(sorted(ENDINGS))
 MODES = {1: "L", 3: "RGB"}  # Pillow's names, by the number of channels
 CHANNELS = tuple(MODES)
 MOST_PIXELS = 64_000_000  # a larger picture is refused before it takes memory

@@ -1,6 +1,7 @@
 """A person's pictures, in files or arrays, to a prepared dataset."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from seqvae.data.preparation import (
     digest_of,
     find_files,
     name_of,
+    other_kinds,
     prepare,
     printable,
     refuse_existing,
@@ -96,7 +98,7 @@ def prepare_image(
         engine=engine,
         jobs=jobs,
         earlier=found.rejected,
-        counted={"pictures without a label": found.labels.count(None) if labels is not None else 0},
+        counted=_counted(source, paths, found, labels),
     )
 
 
@@ -175,6 +177,13 @@ def _prepare(
         drop_repeats=False,
         **how,
     )
+
+
+def _counted(source: Path, paths: Sequence[Path], found: _Found, table: Path | None) -> dict[str, int]:
+    if table is None:
+        return other_kinds(source, paths)
+    within = source / os.path.relpath(table, source)  # if it stands among the pictures
+    return {"pictures without a label": found.labels.count(None), **other_kinds(source, [*paths, within])}
 
 
 def _of_files(
