@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+import re
 import resource
 import struct
 import sys
@@ -282,14 +283,14 @@ def test_a_turned_camera_is_turned_back(name: str, tmp_path: Path) -> None:
     assert np.argwhere(read > 128).tolist() == [[0, 1, 0]]  # the first pixel is now at the top right
 
 
-def png_of(width: int, height: int) -> bytes:
-    """Return a PNG that claims a size and holds no pixels."""
+def png_of(width: int, height: int, depth: int = 8, kind: int = 2, rows: bytes = b"\0") -> bytes:
+    """Return a PNG that claims a size, bits a channel and a kind of colour, and holds these rows: here none."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def hostile(tmp_path: Path) -> dict[str, tuple[bytes, str]]:
@@ -350,9 +351,37 @@ def test_sixteen_bits_are_scaled_whatever_their_order(tmp_path: Path, order: str
     assert read_picture(path, 1).ravel().tolist() == [0, 1, 128, 255]
 
 
-def test_floats_that_are_no_numbers_are_black(tmp_path: Path) -> None:
-    values = np.array([[np.nan, np.inf, -np.inf, 0.5, 1]], np.float32)
-    assert read_picture(save(tmp_path / "a.tif", Image.fromarray(values)), 1).ravel().tolist() == [0, 0, 0, 128, 255]
+@pytest.mark.parametrize(
+    ("kind", "pixels", "expected"),
+    [
+        (2, [[65535, 32896, 257], [0, 0, 0]], [[255, 128, 1], BLACK]),
+        (6, [[65535, 0, 0, 65535], [0, 0, 0, 0], [0, 0, 0, 65535]], [[255, 0, 0], WHITE, BLACK]),
+        (4, [[32896, 65535], [0, 0]], [[128] * 3, WHITE]),
+    ],
+    ids=["colour", "colour and alpha", "grey and alpha"],
+)
+def test_sixteen_bits_a_channel_are_scaled_with_colour_and_alpha(
+    kind: int, pixels: list[list[int]], expected: list[list[int]], tmp_path: Path
+) -> None:
+    content = png_of(len(pixels), 1, 16, kind, b"\0" + np.array(pixels, ">u2").tobytes())  # of no filter
+    (tmp_path / "a.png").write_bytes(content)
+    assert read_picture(tmp_path / "a.png", 3)[0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (np.array([[0, 0.5, 300]], np.float32), "0, 1], got 0 to 300"),  # whatever the brightest of them would mean
+        (np.array([[-1, 1]], np.float32), "0, 1], got -1 to 1"),
+        (np.array([[0, np.nan]], np.float32), "0, 1], got nan to nan"),
+        (np.array([[0, np.inf]], np.float32), "0, 1], got 0 to inf"),
+        (np.array([[0, 70_000]], np.int32), "0, 65535], got 0 to 70000"),
+    ],
+)
+def test_values_that_are_no_brightness_are_refused(values: NDArray[Any], told: str, tmp_path: Path) -> None:
+    path = save(tmp_path / "a.tif", Image.fromarray(values))
+    with pytest.raises(ValueError, match=re.escape(f"a.tif: its values must lie in [{told}")):
+        read_picture(path)
 
 
 @pytest.mark.parametrize("shape", [(1, 5000), (5000, 1), (1, 1)])
@@ -486,6 +515,8 @@ def test_the_largest_picture_that_is_let_in_takes_a_gigabyte_at_most(tmp_path: P
     for name, mode in (("a.png", "RGBA"), ("b.jpg", "CMYK"), ("c.gif", "P")):  # a few kilobytes each
         save(tmp_path / name, Image.new(mode, (8000, 8000)))
     save(tmp_path / "d.png", np.zeros((8000, 8000), np.uint16))
+    if features.check("avif"):
+        save(tmp_path / "e.avif", Image.new("RGBA", (8000, 8000)), speed=10)
     assert exit_code(read_the_largest, tmp_path) == 0
 
 
