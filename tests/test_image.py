@@ -161,6 +161,18 @@ def test_score_is_the_share_of_right_pixels_or_decibels() -> None:
     assert grey.score([black], [black]) == {"psnr_db": 99.0}
 
 
+def test_attributes_are_the_mean_and_the_spread_of_brightness() -> None:
+    codec = PixelCodec((3, 1, 4))
+    red = torch.zeros(3, 1, 4, dtype=torch.uint8)
+    red[0] = 255
+    assert codec.attributes(red) == pytest.approx({"brightness": 1 / 3, "contrast": 0})
+    half = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(3, 1, 4)  # as a decoder would draw it
+    assert codec.attributes(half) == {"brightness": 0.5, "contrast": 0.5}
+    drawn = codec.windows(noise(1, 4, 3))[0]
+    light = drawn.numpy().mean(0) / 255
+    assert codec.attributes(drawn) == pytest.approx({"brightness": light.mean(), "contrast": light.std()})
+
+
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     for channels in (1, 3):
         codec = PixelCodec((channels, 6, 5))
