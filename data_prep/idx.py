@@ -133,7 +133,6 @@ def main(corpus: Corpus, argv: Sequence[str] | None = None) -> int:
                 labels=np.concatenate([labels[order], test_labels]).tolist(),
                 names=[f"train:{place}" for place in order] + [f"t10k:{place}" for place in range(len(test_pictures))],
                 label_names=corpus.label_names,
-                binarize=True,
                 seed=options.seed,
             )
     except (ValueError, OSError) as error:

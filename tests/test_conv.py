@@ -106,13 +106,15 @@ def test_a_patch_is_a_matrix_product_of_its_pixels_and_an_odd_size_ends_in_zeros
 @pytest.mark.parametrize("gated", [False, True])
 def test_a_block_adds_what_its_convolutions_and_its_gate_say(bottleneck: int, gated: bool) -> None:
     block = ResidualBlock(4, bottleneck, gated).double()
-    nn.init.normal_(block.last.weight)
+    x = torch.randn(2, 4, 5, 6).double()
+    assert torch.equal(block(x), x)  # as it starts
+    for parameter in block.last.parameters():
+        nn.init.normal_(parameter)
 
     def convolve(layer: nn.Module, maps: Tensor) -> Tensor:
         assert isinstance(layer, nn.Conv2d)
         return F.conv2d(maps, layer.weight, layer.bias, padding=layer.weight.shape[2] // 2)
 
-    x = torch.randn(2, 4, 5, 6).double()
     inner = convolve(block.first, F.silu(x))
     if bottleneck > 1:
         inner = convolve(block.middle[1], F.silu(inner))  # type: ignore[index]

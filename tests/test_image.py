@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+import re
 import resource
 import struct
 import sys
@@ -19,7 +20,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, features
 
 from seqvae.data import load_codec
 from seqvae.data.dataset import SPLITS, WindowDataset, read_manifest
@@ -92,6 +93,8 @@ def test_binarize_is_a_choice_of_the_training() -> None:
     codec = PixelCodec((1, 4, 4))
     assert codec.spec == {"image_shape": [1, 4, 4], "levels": 256}
     assert codec.replace(binarize=True).spec == {"image_shape": [1, 4, 4], "levels": 2}
+    earlier = PixelCodec((1, 4, 4), binarize=True)  # as a preparation could choose once
+    assert earlier.replace(binarize=False).spec == {"image_shape": [1, 4, 4], "levels": 256}
     with pytest.raises(ValueError, match="no view option 'image_shape'"):
         codec.replace(image_shape=[1, 8, 8])
 
@@ -156,6 +159,18 @@ def test_score_is_the_share_of_right_pixels_or_decibels() -> None:
     black, tenth = torch.zeros(1, 1, 4, dtype=torch.uint8), torch.full((1, 1, 4), 0.1)
     assert grey.score([black], [tenth])["psnr_db"] == pytest.approx(20)  # mean squared error 0.01
     assert grey.score([black], [black]) == {"psnr_db": 99.0}
+
+
+def test_attributes_are_the_mean_and_the_spread_of_brightness() -> None:
+    codec = PixelCodec((3, 1, 4))
+    red = torch.zeros(3, 1, 4, dtype=torch.uint8)
+    red[0] = 255
+    assert codec.attributes(red) == pytest.approx({"brightness": 1 / 3, "contrast": 0})
+    half = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(3, 1, 4)  # as a decoder would draw it
+    assert codec.attributes(half) == {"brightness": 0.5, "contrast": 0.5}
+    drawn = codec.windows(noise(1, 4, 3))[0]
+    light = drawn.numpy().mean(0) / 255
+    assert codec.attributes(drawn) == pytest.approx({"brightness": light.mean(), "contrast": light.std()})
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
@@ -240,6 +255,10 @@ WHITE, BLACK = [255] * 3, [0] * 3
         ("l.bmp", lambda: Image.fromarray(np.array([[7, 99]], np.uint8)), {}, [[7] * 3, [99] * 3]),
         ("cmyk.tif", lambda: Image.new("CMYK", (1, 1), (0, 255, 255, 0)), {}, [[255, 0, 0]]),
         ("moving.gif", lambda: Image.new("L", (2, 1), 0), two_frames(), [BLACK, BLACK]),
+        ("1.pbm", lambda: Image.fromarray(np.array([[False, True]])), {}, [BLACK, WHITE]),
+        ("16.pgm", lambda: Image.fromarray(np.array([[0, 32768, 65535]], np.uint16)), {}, [BLACK, [128] * 3, WHITE]),
+        ("rgb.ppm", lambda: Image.new("RGB", (1, 1), (200, 100, 50)), {}, [[200, 100, 50]]),
+        ("f.pfm", lambda: Image.fromarray(np.array([[0, 0.5, 1]], np.float32)), {}, [BLACK, [128] * 3, WHITE]),
         ("moving.webp", lambda: Image.new("L", (2, 1), 0), two_frames() | {"lossless": True}, [BLACK, BLACK]),
     ],
 )
@@ -253,9 +272,20 @@ def test_every_kind_of_picture_is_read_as_the_eye_sees_it(
     assert grey.ravel().tolist() == pytest.approx(luma, abs=0.51)
 
 
-def test_a_cmyk_jpeg_keeps_its_colour(tmp_path: Path) -> None:
-    path = save(tmp_path / "cmyk.jpg", Image.new("CMYK", (16, 16), (0, 255, 255, 0)), quality=95)
+@pytest.mark.parametrize("ending", ["jpg", "jpeg", "jpe", "jfif"])
+def test_a_cmyk_jpeg_keeps_its_colour(ending: str, tmp_path: Path) -> None:
+    path = save(tmp_path / f"cmyk.{ending}", Image.new("CMYK", (16, 16), (0, 255, 255, 0)), quality=95)
     assert np.abs(read_picture(path, 3).astype(int) - [255, 0, 0]).max() < 12
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_an_avif_is_seen_on_white_and_of_several_its_first_picture(tmp_path: Path) -> None:
+    picture = Image.new("RGBA", (16, 16), (255, 0, 0, 255))
+    picture.paste((0, 0, 0, 0), (8, 0, 16, 16))
+    moving = {"save_all": True, "append_images": [Image.new("RGBA", (16, 16), "black")]}
+    read = read_picture(save(tmp_path / "a.avif", picture, quality=100, **moving), 3).astype(int)
+    assert np.abs(read[:, 2:6] - [255, 0, 0]).max() < 12
+    assert np.abs(read[:, 10:] - 255).max() < 12
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
@@ -265,14 +295,14 @@ def test_a_turned_camera_is_turned_back(name: str, tmp_path: Path) -> None:
     assert np.argwhere(read > 128).tolist() == [[0, 1, 0]]  # the first pixel is now at the top right
 
 
-def png_of(width: int, height: int) -> bytes:
-    """Return a PNG that claims a size and holds no pixels."""
+def png_of(width: int, height: int, depth: int = 8, kind: int = 2, rows: bytes = b"\0") -> bytes:
+    """Return a PNG that claims a size, bits a channel and a kind of colour, and holds these rows: here none."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def hostile(tmp_path: Path) -> dict[str, tuple[bytes, str]]:
@@ -333,9 +363,37 @@ def test_sixteen_bits_are_scaled_whatever_their_order(tmp_path: Path, order: str
     assert read_picture(path, 1).ravel().tolist() == [0, 1, 128, 255]
 
 
-def test_floats_that_are_no_numbers_are_black(tmp_path: Path) -> None:
-    values = np.array([[np.nan, np.inf, -np.inf, 0.5, 1]], np.float32)
-    assert read_picture(save(tmp_path / "a.tif", Image.fromarray(values)), 1).ravel().tolist() == [0, 0, 0, 128, 255]
+@pytest.mark.parametrize(
+    ("kind", "pixels", "expected"),
+    [
+        (2, [[65535, 32896, 257], [0, 0, 0]], [[255, 128, 1], BLACK]),
+        (6, [[65535, 0, 0, 65535], [0, 0, 0, 0], [0, 0, 0, 65535]], [[255, 0, 0], WHITE, BLACK]),
+        (4, [[32896, 65535], [0, 0]], [[128] * 3, WHITE]),
+    ],
+    ids=["colour", "colour and alpha", "grey and alpha"],
+)
+def test_sixteen_bits_a_channel_are_scaled_with_colour_and_alpha(
+    kind: int, pixels: list[list[int]], expected: list[list[int]], tmp_path: Path
+) -> None:
+    content = png_of(len(pixels), 1, 16, kind, b"\0" + np.array(pixels, ">u2").tobytes())  # of no filter
+    (tmp_path / "a.png").write_bytes(content)
+    assert read_picture(tmp_path / "a.png", 3)[0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (np.array([[0, 0.5, 300]], np.float32), "0, 1], got 0 to 300"),  # whatever the brightest of them would mean
+        (np.array([[-1, 1]], np.float32), "0, 1], got -1 to 1"),
+        (np.array([[0, np.nan]], np.float32), "0, 1], got nan to nan"),
+        (np.array([[0, np.inf]], np.float32), "0, 1], got 0 to inf"),
+        (np.array([[0, 70_000]], np.int32), "0, 65535], got 0 to 70000"),
+    ],
+)
+def test_values_that_are_no_brightness_are_refused(values: NDArray[Any], told: str, tmp_path: Path) -> None:
+    path = save(tmp_path / "a.tif", Image.fromarray(values))
+    with pytest.raises(ValueError, match=re.escape(f"a.tif: its values must lie in [{told}")):
+        read_picture(path)
 
 
 @pytest.mark.parametrize("shape", [(1, 5000), (5000, 1), (1, 1)])
@@ -385,8 +443,12 @@ def seeds(folder: Path) -> list[bytes]:
         save(folder / "h.gif", colour, **frames),
         save(folder / "i.bmp", colour),
         save(folder / "j.tif", colour, compression="tiff_lzw"),
-        save(folder / "k.tif", Image.fromarray(grey.astype(np.float32))),
+        save(folder / "k.tif", Image.fromarray(grey.astype(np.float32) / 255)),
+        save(folder / "l.ppm", colour),
+        save(folder / "m.pfm", Image.fromarray(grey.astype(np.float32) / 255)),
     ]
+    if features.check("avif"):
+        made += [save(folder / "n.avif", colour), save(folder / "o.avif", colour, **frames)]
     return [path.read_bytes() for path in made]
 
 
@@ -465,6 +527,8 @@ def test_the_largest_picture_that_is_let_in_takes_a_gigabyte_at_most(tmp_path: P
     for name, mode in (("a.png", "RGBA"), ("b.jpg", "CMYK"), ("c.gif", "P")):  # a few kilobytes each
         save(tmp_path / name, Image.new(mode, (8000, 8000)))
     save(tmp_path / "d.png", np.zeros((8000, 8000), np.uint16))
+    if features.check("avif"):
+        save(tmp_path / "e.avif", Image.new("RGBA", (8000, 8000)), speed=10)
     assert exit_code(read_the_largest, tmp_path) == 0
 
 
@@ -555,20 +619,21 @@ def test_two_preparations_of_pictures_give_the_same_fingerprint(tmp_path: Path) 
 def test_a_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "notes.txt").touch()
-    with pytest.raises(ValueError, match=r"holds no files ending in .*\.png.* \(1 files in all\)"):
+    (tmp_path / "source" / "a.heic").touch()
+    with pytest.raises(ValueError, match=r"holds no files ending in .*\.png.* \(2 files in all\)"):
         prepare_image(tmp_path / "source", tmp_path / "data")
 
 
 def test_arrays_are_prepared_in_the_splits_they_have(tmp_path: Path) -> None:
     images, splits = noise(9, 4, 5, 1), ["train"] * 5 + ["valid"] * 2 + ["test"] * 2
     images[8] = images[0]
-    prepare_arrays(images, splits, tmp_path, labels=range(9), label_names=list("abcdefghi"), binarize=True)
+    prepare_arrays(images, splits, tmp_path, labels=range(9), label_names=list("abcdefghi"))
     back = read_back(tmp_path)
     assert np.array_equal(np.stack([item for split in SPLITS for item in back[split]]), images)
     assert [len(back[split]) for split in SPLITS] == [5, 2, 2]
     assert WindowDataset(tmp_path, "test").column("label").tolist() == [7, 8]
     assert WindowDataset(tmp_path, "test").column("seen_in_train").tolist() == [0, 1]
-    assert load_codec(tmp_path / "codec").spec["levels"] == 2
+    assert load_codec(tmp_path / "codec").spec == {"image_shape": [1, 4, 5], "levels": 256}
 
 
 def test_arrays_of_another_kind_or_count_are_refused(tmp_path: Path) -> None:

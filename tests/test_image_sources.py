@@ -210,7 +210,7 @@ def test_every_form_of_an_array_gives_the_same_pictures(make: Any, channels: int
 
 def test_truth_values_are_black_and_white(save: Save, tmp_path: Path) -> None:
     pictures = noise(9, 4, 4) > 99
-    prepare_image(save(x=pictures), tmp_path / "data", binarize=True)
+    prepare_image(save(x=pictures), tmp_path / "data")
     for name, (pixels, _, _) in read_back(tmp_path / "data").items():
         assert np.array_equal(pixels[..., 0], np.where(pictures[int(name.split(":")[-1])], 255, 0))
 
@@ -437,6 +437,18 @@ def test_rows_without_a_picture_and_pictures_without_a_row_are_told(folder: Path
         ("../b/1.png", "named in labels.csv, but not there", "line 11"),
     ]
     assert "2  pictures without a label" in report.table()
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_table_among_the_pictures_is_no_file_of_another_kind(
+    relative: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "labels.csv").write_text("0,x\n1,y\n", encoding="utf-8")
+    (folder / "other.csv").touch()
+    monkeypatch.chdir(folder / "a")
+    table = Path("../labels.csv") if relative else folder / "labels.csv"
+    report = prepare_image(Path("..") if relative else folder, folder.parent / "data", size=4, labels=table)
+    assert report.counted == {"pictures without a label": 7, "files of other kinds: .csv": 1}
 
 
 def test_a_name_that_fits_several_pictures_labels_none(folder: Path) -> None:

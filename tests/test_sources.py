@@ -13,7 +13,7 @@ from seqvae.data.dataset import SPLITS, WindowDataset, read_manifest
 from seqvae.data.image import prepare_image
 from seqvae.data.midi import prepare_midi
 from seqvae.data.preparation import Report
-from seqvae.data.sources import digest_of, find_files, name_of, printable, split_of
+from seqvae.data.sources import digest_of, find_files, name_of, other_kinds, printable, split_of
 from seqvae.data.text import prepare_text
 from tests.helpers.midi import song
 
@@ -38,6 +38,20 @@ def test_hidden_files_and_other_endings_are_left_out(tmp_path: Path) -> None:
         find_files(tmp_path, [".mid"])
     with pytest.raises(ValueError, match=r"no such file or folder: .*nowhere"):
         find_files(tmp_path / "nowhere")
+
+
+def test_files_of_other_kinds_are_counted_by_ending_and_the_rare_ones_together(tmp_path: Path) -> None:
+    names = [*(f"{n}.HEIC" for n in range(3)), "a.heic", "no ending", "b.txt", ".hidden.mov", ".git/c.mov"]
+    for name in (*names, *(f"x.kind{n}" for n in range(12))):
+        (tmp_path / "sub" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sub" / name).touch()
+    counted = other_kinds(tmp_path, find_files(tmp_path, [".txt"]))
+    assert counted["files of other kinds: .heic"] == 4
+    assert counted["files of other kinds: no ending"] == 1
+    assert counted["files of other kinds: 4 more endings"] == 4
+    assert (len(counted), sum(counted.values())) == (11, 4 + 1 + 12)
+    assert other_kinds(tmp_path / "sub" / "b.txt", []) == {}
+    assert other_kinds(tmp_path, find_files(tmp_path)) == {}
 
 
 @pytest.mark.parametrize(
@@ -182,6 +196,21 @@ def test_what_is_no_file_is_rejected_by_name_and_the_rest_is_kept(tmp_path: Path
     rejected = [json.loads(line) for line in (root / "rejected.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {row["name"] for row in rejected} == {f"{name}{suffix}" for name in ("broken", "itself", "pipe")}
     assert {row["rule"] for row in rejected} <= {"cannot be read", "unreadable MIDI"}
+
+
+@pytest.mark.parametrize("suffix", SOURCES)
+def test_a_report_counts_the_files_that_are_of_another_kind(tmp_path: Path, suffix: str) -> None:
+    source = tmp_path / "source"
+    (source / "train").mkdir(parents=True)
+    run = SOURCES[suffix](source)
+    for other in ("a.HEIC", "train/b.heic", "train/c\x1b.he\nic", ".hidden.heic"):
+        (source / other).touch()
+    report = run(tmp_path / "root")
+    told = {name: count for name, count in report.counted.items() if name.startswith("files of other kinds")}
+    assert told == {"files of other kinds: .heic": 2, "files of other kinds: .he\\nic": 1}
+    assert "  counted          2  files of other kinds: .heic\n" in report.table()
+    saved = json.loads((tmp_path / "root" / "report.json").read_text(encoding="utf-8"))
+    assert saved["counted"] == report.counted
 
 
 def test_printable_is_one_line_and_leaves_letters_alone() -> None:

@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
         "--by",
         metavar="NAME",
         help="instead: from the quarter of the training windows with the least of a named attribute to that with the "
-        "most (note_density, c_diatonic, ... of melodies, length of text, brightness of images)",
+        "most (note_density, c_diatonic, ... of melodies, length of text, brightness and contrast of images)",
     )
     attribute.add_argument(
         "--table",

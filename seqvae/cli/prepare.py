@@ -109,9 +109,12 @@ def add(commands: Commands) -> None:
         help='symusic is faster by far (pip install "seqvae[fast]")',
     )
     image = kind("image", "a folder of pictures (its sub-folders are labels), an idx file beside its labels, or .npz")
-    image.add_argument("--size", help="64 or WIDTHxHEIGHT (default 64; of arrays, as they are)")
+    image.add_argument(
+        "--size",
+        help="64 or WIDTHxHEIGHT: pictures are cut to its proportions about their centre, then resized (default 64; of "
+        "arrays, as they are)",
+    )
     image.add_argument("--channels", type=int, choices=(1, 3), help="1 is grey (default 3; of arrays, as they are)")
-    image.add_argument("--binarize", action="store_true", help="black and white pixels, drawn anew each time")
     image.add_argument("--labels", type=Path, metavar="FILE.csv", help="a picture and its label a row (CSV or TSV)")
     image.add_argument("--file-column", metavar="NAME", help="the pictures' column in FILE.csv (default the first)")
     image.add_argument("--label-column", metavar="NAME", help="the labels' column in FILE.csv (default the second)")

@@ -23,7 +23,16 @@ from seqvae.data import shards
 from seqvae.data.codec import Codec
 from seqvae.data.dataset import FORMAT, MANIFEST, SPLITS, fingerprint, sha256
 from seqvae.data.shards import Outcome, Record, Rejected, Shards, Source, Sources
-from seqvae.data.sources import SPLIT_NAMES, digest_of, find_files, name_of, printable, split_of, split_said
+from seqvae.data.sources import (
+    SPLIT_NAMES,
+    digest_of,
+    find_files,
+    name_of,
+    other_kinds,
+    printable,
+    split_of,
+    split_said,
+)
 
 __all__ = [  # all that a modality and a recipe need, in one place
     "SPLIT_NAMES",
@@ -38,6 +47,7 @@ __all__ = [  # all that a modality and a recipe need, in one place
     "hold",
     "key_of",
     "name_of",
+    "other_kinds",
     "prepare",
     "printable",
     "refuse_existing",

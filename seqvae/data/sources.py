@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ SPLIT_NAMES = {
     "test": "test",
     "t10k": "test",  # MNIST's
 }
+
+KINDS = 10  # of files that a report tells apart by their endings
 
 
 def find_files(source: Path, suffixes: Iterable[str] | None = None) -> list[Path]:
@@ -35,6 +38,19 @@ def find_files(source: Path, suffixes: Iterable[str] | None = None) -> list[Path
         wanted = f" ending in {', '.join(sorted(endings))}" if endings else ""
         raise ValueError(f"{source} holds no files{wanted} ({len(inside)} files in all)")
     return found
+
+
+def other_kinds(source: Path, known: Iterable[Path]) -> dict[str, int]:
+    """Return what a report counts of the files under `source` that are none of these: how many there are by ending.
+
+    Hidden files are left out, as in `find_files`; beyond the commonest endings the others are counted together.
+    """
+    known = set(known)
+    others = sorted(path for path in _walk(source) if path not in known) if source.is_dir() else []
+    endings = Counter(printable(path.suffix.lower()) or "no ending" for path in others)
+    told = {f"files of other kinds: {ending}": count for ending, count in endings.most_common(KINDS)}
+    rest = len(others) - sum(told.values())
+    return told | ({f"files of other kinds: {len(endings) - KINDS} more endings": rest} if rest else {})
 
 
 def _walk(source: Path) -> Iterator[Path]:

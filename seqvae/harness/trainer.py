@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
 from seqvae.data.batching import BatchOrder, loader
 from seqvae.data.codec import Codec
@@ -442,11 +442,20 @@ class Trainer:
 
 
 def _moving_average(vae: VAE, decay: float | None) -> AveragedModel | None:
-    """Return a copy of the VAE that follows its weights: what is then validated, shown and used."""
+    """Return a copy of the VAE that follows its weights: what is then validated, shown and used.
+
+    The decay after n steps is min(decay, (1 + n) / (10 + n)), as of TensorFlow's ExponentialMovingAverage(num_updates):
+    a constant one of 0.999 would weigh the random weights of the beginning by 0.37 after 1,000 steps.
+    """
     if decay is None:
         return None
+
+    def follow(means: PARAM_LIST, weights: PARAM_LIST, steps: Tensor | int) -> None:
+        n = int(steps)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(means, weights, steps)
+
     # buffers too: running statistics of the last weights would not be those of the average
-    return AveragedModel(vae, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    return AveragedModel(vae, multi_avg_fn=follow, use_buffers=True)
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

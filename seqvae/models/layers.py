@@ -156,7 +156,8 @@ class ResidualBlock(nn.Module):
             self.first = nn.Conv2d(channels, inner, 1)
             self.middle = nn.Sequential(nn.SiLU(), nn.Conv2d(inner, before_gate, 3, padding=1))
             self.last = nn.Conv2d(inner, channels, 1)
-        nn.init.zeros_(self.last.weight)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
         refined: Tensor = self.last(self.activation(self.middle(self.first(F.silu(x)))))

@@ -141,7 +141,7 @@ def image_world(folder: Path) -> World:
         bar += 230
     splits = ["train"] * 28 + ["valid"] * 6 + ["test"] * 6
     labels, names = [number % 2 for number in range(40)], ("standing", "lying")
-    prepare_arrays(pictures[:40], splits, folder / "data", labels=labels, label_names=names, binarize=True)
+    prepare_arrays(pictures[:40], splits, folder / "data", labels=labels, label_names=names)
     ends = [folder / "a.png", folder / "b.png"]
     for path, picture in zip(ends, pictures[40:], strict=True):
         write_png(path, picture)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from seqvae.data.image.pictures import CHANNELS, Pixels, reason_of
+from seqvae.data.image.pictures import CHANNELS, Pixels, check_range, reason_of
 from seqvae.data.preparation import SPLIT_NAMES, printable, split_said
 
 SUFFIXES = (".npz", "-ubyte", "-ubyte.gz")
@@ -24,7 +24,6 @@ DEFLATE = 1032  # bytes that one packed byte can unpack to; https://zlib.net/zli
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 IMAGES, LABELS = {"images", "image", "pictures", "x"}, {"labels", "label", "targets", "y"}
 UNNAMED = {"arr_0": "images", "arr_1": "labels"}  # what numpy.savez calls arrays that it got without names
-HALF_A_LEVEL = 0.5 / 255
 
 
 class Part(NamedTuple):
@@ -215,6 +214,6 @@ def _pictures(array: NDArray[Any]) -> NDArray[Any]:
         flat = array.reshape(len(array), -1)
         low, high = flat.min(1), flat.max(1)  # of each picture, so that one which is no number spoils no other
         known = np.isfinite(low) & np.isfinite(high)
-        if known.any() and not -HALF_A_LEVEL <= low[known].min() <= high[known].max() <= 1 + HALF_A_LEVEL:
-            raise ValueError(f"floats must lie in [0, 1], got {low[known].min():g} to {high[known].max():g}")
+        if known.any():
+            check_range(low[known].min(), high[known].max())
     return array

@@ -101,8 +101,12 @@ class PixelCodec(Codec[Pixels]):
         return {"psnr_db": sum(decibels) / max(len(decibels), 1)}
 
     def attributes(self, window: Tensor) -> dict[str, float]:
-        """Return the mean brightness, from 0 to 1."""
-        return {"brightness": float(self.intensities(window).mean())}
+        """Return the mean over pixels and the standard deviation of brightness, the mean of a pixel's channels.
+
+        Brightness is from 0 to 1; contrast, of which a picture of one colour has none, from 0 to 1/2 (Peli, 1990).
+        """
+        light = self.intensities(window).mean(0)
+        return {"brightness": float(light.mean()), "contrast": float(light.std(correction=0))}
 
     def read(self, source: str) -> list[Pixels]:
         return [read_picture(Path(source), self.image_shape[0])]

@@ -12,10 +12,13 @@ from PIL import Image, ImageOps
 
 from seqvae.data.preparation import printable
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow knows others, some of which start programs
+KINDS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # Pillow knows others; some start programs
+ENDINGS = {ending: kind for ending, kind in Image.registered_extensions().items() if kind in KINDS}
+FORMATS = tuple(kind for kind in KINDS if kind in ENDINGS.values())  # an older Pillow reads no AVIF
+SUFFIXES = tuple(sorted(ENDINGS))
 MODES = {1: "L", 3: "RGB"}  # Pillow's names, by the number of channels
 CHANNELS = tuple(MODES)
+HALF_A_LEVEL = 0.5 / 255
 MOST_PIXELS = 64_000_000  # a larger picture is refused before it takes memory
 
 Pixels = NDArray[np.uint8]
@@ -25,10 +28,11 @@ def read_picture(path: Path, channels: int = 3) -> Pixels:
     """Return a picture file's pixels [height width channels], upright, as the eye sees them on a white ground.
 
     What is in the file counts, not its ending. Grey is ITU-R 601 luma; of an animation the first frame; 16 bits a
-    channel are scaled to 8. Raises ValueError, with the file and the reason, for whatever cannot be read whole.
+    channel, and floats from 0 to 1, are scaled to 8. Raises ValueError, with the file and the reason, for whatever
+    cannot be read whole, and for values beyond these.
     """
     try:
-        return _read(path, channels)
+        return _from_pillow(_opened(path, MODES[channels]))
     except Exception as error:  # Pillow raises a dozen types for hostile files
         raise ValueError(f"{printable(str(path))}: {reason_of(error, path)}") from None
 
@@ -38,7 +42,7 @@ def reason_of(error: Exception, path: Path) -> str:
     return printable(" ".join(text.split()).replace(repr(str(path)), "it")) or type(error).__name__
 
 
-def _read(path: Path, channels: int) -> Pixels:
+def _opened(path: Path, mode: str) -> Image.Image:
     if not path.is_file():
         raise ValueError("no such file")
     with warnings.catch_warnings():
@@ -49,15 +53,15 @@ def _read(path: Path, channels: int) -> Pixels:
                 raise ValueError(f"{picture.width} x {picture.height} is more than {MOST_PIXELS:,} pixels")
             picture.load()
             ImageOps.exif_transpose(picture, in_place=True)
-            return _from_pillow(_on_white(picture).convert(MODES[channels]))
+            return _on_white(picture).convert(mode)
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
     """Return a picture of 8 bits a channel without transparency."""
     if picture.mode.startswith(("I", "F")):  # convert("L") would clip 16 bits at 255
         values = np.array(picture, np.float32)
-        np.nan_to_num(values, copy=False, posinf=0, neginf=0)
-        most = 65535.0 if picture.mode.startswith("I") else max(1.0, float(values.max(initial=0)))
+        most = 65535.0 if picture.mode.startswith("I") else 1.0
+        check_range(values.min(), values.max(), most)
         values *= 255 / most
         picture = Image.fromarray(values.clip(0, 255, out=values).round(out=values).astype(np.uint8))
     if picture.has_transparency_data:
@@ -66,6 +70,13 @@ def _on_white(picture: Image.Image) -> Image.Image:
         ground.paste(above, mask=above)
         return ground
     return picture.convert("RGB") if picture.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV") else picture
+
+
+def check_range(low: float, high: float, most: float = 1.0) -> None:
+    """Raise ValueError where values from `low` to `high` are not from 0 to `most`, give or take half a level."""
+    slack = most * HALF_A_LEVEL
+    if not -slack <= low <= high <= most + slack:
+        raise ValueError(f"its values must lie in [0, {most:g}], got {low:g} to {high:g}")
 
 
 def resized(item: Pixels, height: int, width: int) -> Pixels:

@@ -1,6 +1,7 @@
 """A person's pictures, in files or arrays, to a prepared dataset."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from seqvae.data.preparation import (
     digest_of,
     find_files,
     name_of,
+    other_kinds,
     prepare,
     printable,
     refuse_existing,
@@ -48,7 +50,6 @@ def prepare_image(
     *,
     size: str | int | None = None,
     channels: int | None = None,
-    binarize: bool = False,
     labels: Path | None = None,
     file_column: str | None = None,
     label_column: str | None = None,
@@ -90,14 +91,14 @@ def prepare_image(
     return _prepare(
         sources,
         root,
-        PixelCodec(shape, binarize),
+        PixelCodec(shape),
         list(places),
         key=digest_of(paths, source),
         seed=seed,
         engine=engine,
         jobs=jobs,
         earlier=found.rejected,
-        counted={"pictures without a label": found.labels.count(None) if labels is not None else 0},
+        counted=_counted(source, paths, found, labels),
     )
 
 
@@ -109,7 +110,6 @@ def prepare_arrays(
     labels: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
     label_names: Sequence[str] = (),
-    binarize: bool = False,
     seed: int = 0,
     engine: str = "sequential",
     jobs: int = -1,
@@ -122,7 +122,7 @@ def prepare_arrays(
     for name, column in (("splits", splits), ("labels", labels), ("names", names)):
         if column is not None and len(column) != len(images):
             raise ValueError(f"{name} must hold one value for each of {len(images)} images, got {len(column)}")
-    codec = PixelCodec((images.shape[3], images.shape[1], images.shape[2]), binarize)
+    codec = PixelCodec((images.shape[3], images.shape[1], images.shape[2]))
     sources = [
         _Source(
             name=names[place] if names is not None else str(place),
@@ -177,6 +177,13 @@ def _prepare(
         drop_repeats=False,
         **how,
     )
+
+
+def _counted(source: Path, paths: Sequence[Path], found: _Found, table: Path | None) -> dict[str, int]:
+    if table is None:
+        return other_kinds(source, paths)
+    within = source / os.path.relpath(table, source)  # if it stands among the pictures
+    return {"pictures without a label": found.labels.count(None), **other_kinds(source, [*paths, within])}
 
 
 def _of_files(

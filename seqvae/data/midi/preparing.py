@@ -25,6 +25,7 @@ from seqvae.data.preparation import (
     digest_of,
     find_files,
     name_of,
+    other_kinds,
     prepare,
     printable,
     split_of,
@@ -98,6 +99,7 @@ def prepare_midi(
         jobs=jobs,
         key=digest_of(paths, source),
         earlier=earlier,
+        counted=other_kinds(source, paths),
         advise=partial(fixes, part=part),
     )
     _warn_of_bent(report, part, max_bent, steps_per_quarter)

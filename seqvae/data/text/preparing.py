@@ -14,6 +14,7 @@ from seqvae.data.preparation import (
     Rejected,
     Report,
     name_of,
+    other_kinds,
     prepare,
     printable,
     refuse_existing,
@@ -118,7 +119,7 @@ def prepare_text(
             engine=engine,
             jobs=jobs,
             key=digest,
-            counted=counted,
+            counted=counted | other_kinds(source, paths),
             drop_repeats=not came_split,
             shard_size=Spool.PART,
         )
