@@ -19,7 +19,6 @@ from pythae.trainers import BaseTrainer, BaseTrainerConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.pythae import SEED
 from seqvae.harness.config import build
 
 
@@ -60,7 +59,7 @@ class Trainer(BaseTrainer):  # type: ignore[misc]
 
 def model(request: dict[str, Any]) -> VAE:
     """Return pythae's VAE of the networks that a request names."""
-    torch.manual_seed(SEED)
+    torch.manual_seed(request["seed"])
     encoder, decoder = build(request["model"], **request["spec"])
     shape = tuple(request["spec"]["image_shape"])
     config = VAEConfig(input_dim=shape, latent_dim=encoder.latent_dim, reconstruction_loss="bce")
@@ -85,7 +84,7 @@ def train(folder: Path) -> None:
             num_epochs=request["epochs"],
             learning_rate=request["lr"],
             optimizer_cls="Adam",
-            seed=SEED,
+            seed=request["seed"],
             no_cuda=True,
         ),
     )

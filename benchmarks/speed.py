@@ -4,7 +4,8 @@
 
 Each experiment trains a few steps as `seqvae train` does, on its own prepared dataset. The share is 2 x 3 x the
 forward pass's multiply-adds an example (a backward pass costs two forward ones), over the peak measured before and
-after; softmaxes, activations and the optimizer do not count, so 1 cannot be reached.
+after; softmaxes, activations and the optimizer do not count, so 1 cannot be reached. Of pictures it also says where
+the time of a step goes, and how many a second are sampled; benchmarks.text_speed does of sentences.
 """
 
 import argparse
@@ -14,22 +15,37 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.profiler import record_function
 
 from benchmarks import cli
-from seqvae.data.batching import valid_loader
+from benchmarks.timing import OPTIMIZER, sampling_speeds, training_step, where_time_goes
+from seqvae import latent
+from seqvae.data.batching import BatchOrder, loader
 from seqvae.data.dataset import WindowDataset
-from seqvae.harness.config import load
+from seqvae.harness.config import build, load
 from seqvae.harness.machine import gemm_peak
 from seqvae.harness.run import configuration, train
+from seqvae.models.conv import ConvDecoder
 from seqvae.vae import VAE
 
 LOG_EVERY = 20  # steps between two readings of the throughput
+BATCHES = 20  # that tell what an example multiplies
+PROFILED = 5  # steps
+
+PARTS = {
+    "convolutions and matrix products": ("conv2d", "conv_transpose2d", "linear", "matmul", "mm", "addmm"),
+    "elementwise": ("silu", "glu", "add", "sub", "mul", "div", "neg", "square", "exp", "expm1", "tanh", "sigmoid"),
+    "likelihood": ("likelihood",),
+    **OPTIMIZER,
+    "data": ("enumerate(DataLoader)",),
+}
+"""What a step on pictures is made of."""
 
 
 def multiply_adds(layer: nn.Module, inputs: Any, output: Tensor) -> int:
@@ -71,8 +87,16 @@ def forward_multiply_adds(vae: VAE, batches: list[Tensor]) -> float:
     return sum(counts) / sum(len(x) for x in batches)
 
 
-def measure(experiment: str, steps: int, overrides: list[str]) -> str:
-    """Return one row of the table."""
+class Measured(NamedTuple):
+    """A row of the table; of pictures, where a step's time goes and how many a second batches of each size give."""
+
+    row: str
+    shares: dict[str, float]
+    sampled: dict[int, float]
+
+
+def measure(experiment: str, steps: int, overrides: list[str], seconds: float = 10.0) -> Measured:
+    """Train an experiment; sample each size of batch for so many seconds."""
     with tempfile.TemporaryDirectory() as folder:
         keys = [f"experiment={experiment}", f"run_dir={folder}/run", f"trainer.max_steps={steps}"]
         keys += [f"trainer.log_every={LOG_EVERY}", "trainer.valid_every=1000000", "trainer.save_every=1000000"]
@@ -88,23 +112,44 @@ def measure(experiment: str, steps: int, overrides: list[str]) -> str:
             if f"train/{unit}_per_second" in events.Tags()["scalars"]
         }
         trained = load(f"{folder}/run@last")
-        dataset = WindowDataset(Path(str(config.data.root)), "valid")
-        batches = [batch.x for batch in valid_loader(dataset, trained.codec, batch_size=64)][:20]
+        dataset = WindowDataset(Path(str(config.data.root)), "train", config.data.limit)
+        order = BatchOrder(dataset.lengths, config.data.batch_size, config.data.max_tokens)
+        chosen = order.epoch(0)[:BATCHES]
+        batches = [batch.x for batch in loader(dataset, trained.codec, chosen, seed=0, epoch=0)]
     work = 6 * forward_multiply_adds(trained.vae, batches) / 1e9  # GFLOP an example
-    return (
+    row = (
         f"{experiment:<10}{speeds['examples']:>12,.0f}{speeds.get('tokens', 0):>12,.0f}"
         f"{work * 1e3:>14,.1f}{speeds['examples'] * work:>10.1f}{peak:>10.1f}{speeds['examples'] * work / peak:>8.2f}"
     )
+    if not isinstance(trained.vae.decoder, ConvDecoder):
+        return Measured(row, {}, {})
+    generator = torch.Generator().manual_seed(0)
+    drawn = sampling_speeds(lambda batch: len([*latent.stream(trained.vae, batch, generator=generator)]), seconds)
+    sampled = {one.batch: one.per_second for one in drawn}
+    vae = trained.vae.train()
+    likelihood = trained.vae.decoder.likelihood
+    likelihood.log_prob = record_function("likelihood")(likelihood.log_prob)  # type: ignore[method-assign]
+    optimizer = build(config.optimizer, params=vae.parameters())
+    step = training_step(vae, build(config.objective), optimizer, config.trainer.clip_norm)
+    step(batches[0])
+    seen = loader(dataset, trained.codec, chosen[:PROFILED], seed=0, epoch=0, workers=config.data.workers)
+    return Measured(row, where_time_goes(step, (batch.x for batch in seen), PARTS), sampled)
 
 
 def bench(options: argparse.Namespace) -> None:
     """Print a row an experiment."""
     if options.steps < 2 * LOG_EVERY:  # the first reading does not count
         raise ValueError(f"steps must be at least {2 * LOG_EVERY}, got {options.steps}")
-    rows = [measure(experiment, options.steps, options.set) for experiment in options.experiments]
+    found = {experiment: measure(experiment, options.steps, options.set) for experiment in options.experiments}
     print(f"{torch.get_num_threads()} threads")
     print("experiment  examples/s    tokens/s  MFLOP/example   GFLOP/s  the peak   share")
-    print("\n".join(rows))
+    print("\n".join(one.row for one in found.values()))
+    for experiment, one in found.items():
+        if one.sampled:
+            print(f"\n{experiment}: share of a step's time")
+            print("\n".join(f"  {part:<34}{share:>6.2f}" for part, share in one.shares.items()))
+            print(f"{experiment}: pictures a second, sampled in batches of")
+            print("\n".join(f"  {batch:<28,}{speed:>12,.1f}" for batch, speed in one.sampled.items()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,15 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import cli
 from benchmarks.speed import forward_multiply_adds
+from benchmarks.timing import OPTIMIZER, sampling_speeds, training_step, where_time_goes
 from seqvae.data import SentencePieceTokenizer
 from seqvae.data.batching import BatchOrder, stack
-from seqvae.harness.engine import Engine
 from seqvae.harness.machine import gemm_peak
-from seqvae.harness.trainer import TrainingStep
 from seqvae.models import lstm
 from seqvae.models.decoding import Temperature
 from seqvae.objectives import BetaELBO
@@ -43,14 +41,15 @@ LENGTHS = (12, 30)  # of the sentences, 21 on average
 MAX_LENGTH = 60
 CLIP_NORM = 5.0
 SAMPLED = 21  # tokens of each sentence that an untrained model writes
+PROFILED = 5  # steps
 
 PARTS = {
     "matrix products": ("mm", "addmm", "addmm_", "addmv", "addmv_", "bmm"),
     "LSTM layers": ("mkldnn_rnn_layer", "mkldnn_rnn_layer_backward"),
-    "optimizer and clipping": ("_fused_adamw_", "linalg_vector_norm", "_foreach_mul_", "_foreach_norm"),
+    **OPTIMIZER,
     "passes over logits": ("exp_", "sub_", "div_", "amax", "logsumexp", "_log_softmax", "_log_softmax_backward_data"),
 }
-"""What a step's operators are for; what is not named here is the rest."""
+"""What a step's operators are for."""
 
 
 class Plain(nn.Module):
@@ -114,17 +113,8 @@ def batches(steps: int, equal_lengths: bool) -> list[Tensor]:
 
 def seqvae_step() -> Callable[[Tensor], None]:
     """Return what takes an optimizer step as the trainer does."""
-    vae, engine = model(), Engine(devices=1)
-    adam = torch.optim.AdamW(vae.parameters(), fused=True)
-    module, optimizer = engine.setup(TrainingStep(vae, BetaELBO(Constant(1.0))), adam, compile=False)
-
-    def step(x: Tensor) -> None:
-        engine.backward(module(x, 0.0).loss)
-        engine.clip(module, optimizer, CLIP_NORM)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
+    vae = model()
+    return training_step(vae, BetaELBO(Constant(1.0)), torch.optim.AdamW(vae.parameters(), fused=True), CLIP_NORM)
 
 
 def plain_step() -> Callable[[Tensor], None]:
@@ -163,40 +153,23 @@ def measure_training(steps: int) -> list[str]:
         speed = statistics.median(values)
         table.append(f"{name:<22}{speed:>10,.0f}{speed * work / peak:>20.2f}{ours / speed:>19.2f}")
     table.append(f"{'the peak':<22}{peak / work:>10,.0f}   ({peak:.0f} GFLOP/s, {work * 1e3:.1f} MFLOP a token)")
-    return [*table, "", "seqvae's step        share of time", *where_time_goes(fast, equal)]
-
-
-def where_time_goes(step: Callable[[Tensor], None], xs: list[Tensor]) -> list[str]:
-    with profile(activities=[ProfilerActivity.CPU]) as recorded:
-        for x in xs[:5]:
-            step(x)
-    totals: dict[str, float] = defaultdict(float)
-    for event in recorded.key_averages():
-        name = event.key.removeprefix("aten::")
-        part = next((part for part, names in PARTS.items() if name in names), "the rest")
-        totals[part] += event.self_cpu_time_total
-    whole = sum(totals.values())
-    return [f"{part:<24}{totals[part] / whole:>10.2f}" for part in [*PARTS, "the rest"]]
+    shares = where_time_goes(fast, equal[:PROFILED], PARTS)
+    return [*table, "", "seqvae's step        share of time", *(f"{part:<24}{shares[part]:>10.2f}" for part in shares)]
 
 
 def measure_sampling(vae: VAE, seconds: float) -> list[str]:
     """Return the rows of the table of sampling."""
     vae.eval()
     generator = torch.Generator().manual_seed(0)
+
+    @torch.no_grad()
+    def draw(batch: int) -> int:
+        z = vae.prior(vae.encoder).sample(batch, generator)
+        return int((vae.decoder.sample(z, strategy=Temperature(), generator=generator) >= 0).sum())
+
     table = ["sampling, batch of    sentences/s      tokens/s"]
-    for batch in (1, 64, 1024):
-        speeds: list[float] = []
-        tokens: list[float] = []
-        deadline = time.perf_counter() + seconds
-        while len(speeds) < 3 or time.perf_counter() < deadline:
-            started = time.perf_counter()
-            with torch.no_grad():
-                z = vae.prior(vae.encoder).sample(batch, generator)
-                x = vae.decoder.sample(z, strategy=Temperature(), generator=generator)
-            speeds.append(batch / (time.perf_counter() - started))
-            tokens.append(int((x >= 0).sum()) / batch)
-        speed = statistics.median(speeds)
-        table.append(f"{batch:<20}{speed:>13,.1f}{speed * statistics.mean(tokens):>14,.0f}")
+    for batch, speed, tokens in sampling_speeds(draw, seconds):
+        table.append(f"{batch:<20}{speed:>13,.1f}{speed * tokens:>14,.0f}")
     return table
 
 

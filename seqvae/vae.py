@@ -37,13 +37,13 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def predict(self, x: Shaped[Tensor, "batch ..."], z: Float[Tensor, "batch latent"]) -> Shaped[Tensor, "batch ..."]:
-        """Return the most likely value of each element given z and, in a sequence, the true past."""
+        """Return a guess at each element: the most likely token given z and the true past, the mean of a pixel."""
 
     @abstractmethod
     def sample(
         self, z: Float[Tensor, "batch latent"], *, strategy: Any = None, generator: torch.Generator | None = None
     ) -> Shaped[Tensor, "batch ..."]:
-        """Draw x from p(x|z); `strategy` (models/decoding.py) says how, None means the most likely x."""
+        """Draw x from p(x|z); `strategy` (models/decoding.py) says how, None means such a guess at x."""
 
 
 @dataclass(frozen=True)

@@ -49,11 +49,52 @@ def test_log_prob_is_torchs_bernoulli_summed_over_the_picture() -> None:
 
 
 @every_network
-def test_the_likelihood_sums_to_one_over_every_picture(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_the_likelihood_sums_to_one_over_every_picture(
+    options: dict[str, Any], dtype: torch.dtype, error: float
+) -> None:
     _, decoder = conv(image_shape=(1, 3, 2), stages=1, **SMALL, **options)
     every = torch.tensor(list(itertools.product((0, 1), repeat=6)), dtype=torch.uint8).view(-1, 1, 3, 2)
-    total = decoder.double().log_prob(every, torch.randn(1, 3).double().expand(len(every), -1)).exp().sum()
-    assert total.item() == pytest.approx(1.0, abs=1e-12)
+    total = decoder.to(dtype).log_prob(every, torch.randn(1, 3).to(dtype).expand(len(every), -1)).exp().sum()
+    assert total.item() == pytest.approx(1.0, abs=error)
+
+
+@every_network
+def test_in_mixed_precision_the_posterior_and_the_likelihood_stay_in_float32(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    encoder, decoder = conv(image_shape=(1, 8, 8), **SMALL, **options)
+    inner: set[torch.dtype] = set()
+    for layer in (encoder.stages[0], decoder.upsample[0]):
+        layer.register_forward_hook(lambda _, inputs, output: inner.add(output.dtype))
+    x, z = torch.randint(0, 2, (4, 1, 8, 8), dtype=torch.uint8), torch.randn(4, 3)
+    exact, whole = encoder(x), decoder.log_prob(x, z)
+    with torch.autocast("cpu", torch.bfloat16):
+        posterior, log_prob = encoder(x), decoder.log_prob(x, z)
+    assert inner == {torch.float32, torch.bfloat16}  # else it would prove nothing
+    for found, expected in (
+        (posterior.mean, exact.mean),
+        (posterior.log_variance, exact.log_variance),
+        (log_prob / 64, whole / 64),  # of a pixel
+    ):
+        assert found.dtype == torch.float32
+        assert not torch.equal(found, expected)
+        torch.testing.assert_close(found, expected, atol=0.02, rtol=0.0)
+
+
+@every_network
+def test_what_stages_hand_on_has_its_channels_last(options: dict[str, Any]) -> None:
+    encoder, decoder = conv(image_shape=(3, 8, 8), **SMALL, **options)
+    layers = [*encoder.stages, *decoder.blocks, *decoder.upsample]
+    found: list[bool] = []
+    for layer in layers:
+        layer.register_forward_hook(
+            lambda _, inputs, output: found.append(output.is_contiguous(memory_format=torch.channels_last))
+        )
+    decoder(encoder(torch.randint(0, 2, (2, 3, 8, 8), dtype=torch.uint8)).mean)
+    assert found == [True] * len(layers)
+    found.clear()
+    encoder.stages(torch.zeros(2, 3, 8, 8))  # of pixels whose channels come first
+    assert not any(found)
 
 
 def test_the_gradient_does_not_vanish_where_a_sigmoid_saturates() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from seqvae.aggregate import fit_aggregate
 from seqvae.cli import main
@@ -19,6 +20,7 @@ from seqvae.data.dataset import WindowDataset
 from seqvae.evaluation import score_examples
 from seqvae.harness import plots
 from seqvae.harness.aggregate import read_aggregate
+from seqvae.harness.comparison import compare
 from seqvae.harness.config import load
 from seqvae.harness.trainer import Trainer
 from tests.helpers.worlds import Run, World, train_tiny
@@ -205,7 +207,26 @@ def test_a_density_is_not_paired_with_a_probability(get_world: GetWorld, tmp_pat
     assert main(["compare", *paths[1:], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["unpaired"] == {}
     assert main(["compare", *paths[:2], "--json"]) == 0
-    assert "one gives a density and one a probability" in capsys.readouterr().out
+    found = json.loads(capsys.readouterr().out)
+    assert [run["density"] for run in found["runs"]] == ["ContinuousBernoulli", None]
+    assert "one gives a density and one a probability" in found["unpaired"][paths[1]]
+    header, *rows = (line.split() for line in compare(paths[:2]).table().splitlines()[:3])
+    assert [row[header.index("density")] for row in rows] == ["ContinuousBernoulli", "-"]
+    assert "density" not in compare(paths[1:]).table().splitlines()[0]
+
+
+def test_tensorboard_shows_the_nats_of_a_density_in_charts_of_their_own(get_world: GetWorld, tmp_path: Path) -> None:
+    tags = {}
+    for name in ("continuous_bernoulli", "discretized_logistic"):
+        overrides = ("data.view.binarize=false", f"likelihood@model.likelihood={name}")
+        run = train_tiny(get_world("fashion"), tmp_path / name, *overrides)
+        events = EventAccumulator(str(run.path / "tensorboard"))
+        events.Reload()
+        tags[name] = set(events.Tags()["scalars"])
+    density, probability = tags.values()
+    of_nats = {f"{split}/{name}" for split in ("train", "valid") for name in ("elbo", "log_likelihood")}
+    assert probability - density == of_nats
+    assert density - probability == {f"{tag}_of_density" for tag in of_nats}
 
 
 def test_a_likelihood_of_other_pixels_is_refused_before_the_run_begins(

@@ -161,21 +161,27 @@ def test_a_scatter_takes_several_checkpoints(get_run: GetRun) -> None:
     assert picture("two.png").shape[1] > 1.5 * picture("one.png").shape[1]
 
 
-def test_the_panels_of_a_scatter_are_named_apart_and_share_their_labels(
-    get_run: GetRun, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
+@pytest.fixture
+def panels(monkeypatch: pytest.MonkeyPatch) -> list[plots.Cloud]:
+    """What scatters have shown, those of trainings among them."""
     pytest.importorskip("matplotlib")
-    path = get_run("fashion").path
-    titles: list[str] = []
+    shown: list[plots.Cloud] = []
     draw = plots.scatter
 
     def watched(clouds: Any, names: Any) -> Any:
-        titles.extend(one.title for one in clouds)
+        shown.extend(clouds)
         return draw(clouds, names)
 
     monkeypatch.setattr(plots, "scatter", watched)
+    return shown
+
+
+def test_the_panels_of_a_scatter_are_named_apart_and_share_their_labels(
+    get_run: GetRun, panels: list[plots.Cloud], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    path = get_run("fashion").path
     ok("plot", f"{path}@best", f"{path}@last", "scatter", "-n", 1, "--principal", "-o", "x.png")
-    assert titles == [f"{path.name}@best", f"{path.name}@last"]
+    assert [panel.title for panel in panels[-2:]] == [f"{path.name}@best", f"{path.name}@last"]
     calls = itertools.count()
 
     def named_anew(root: Path) -> dict[str, Any]:
@@ -184,6 +190,20 @@ def test_the_panels_of_a_scatter_are_named_apart_and_share_their_labels(
 
     monkeypatch.setattr("seqvae.data.dataset.read_manifest", named_anew)
     assert "has other labels than" in refused(capsys, "plot", path, f"{path}@last", "scatter", "-o", "y.png")
+
+
+def test_a_scatter_puts_an_autoencoder_beside_a_vae(get_run: GetRun, panels: list[plots.Cloud], tmp_path: Path) -> None:
+    vae = get_run("fashion")
+    autoencoder = train_tiny(vae.world, tmp_path / "autoencoder", "objective=autoencoder", "~objective.beta")
+    ok("plot", vae.path, autoencoder.path, "scatter", "-o", "x.png")
+    test = WindowDataset(vae.world.root, "test")
+    windows = [test[place] for place in range(len(test))]
+    for panel, run in zip(panels[-2:], (vae, autoencoder), strict=True):
+        trained = load(run.path)
+        assert panel.title == run.path.name
+        torch.testing.assert_close(panel.points, latent.encode(trained.vae, trained.codec, windows) @ panel.axes)
+        assert panel.labels is not None
+        assert panel.labels.tolist() == test.column("label").tolist()
 
 
 def test_figures_are_drawn_in_every_modality(run: Run) -> None:

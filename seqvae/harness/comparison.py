@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from seqvae.harness import checkpoint
+from seqvae.harness.config import REGISTRY
 from seqvae.harness.scores import (
     PAIRED,
     Difference,
@@ -31,6 +32,7 @@ class Run(NamedTuple):
     config: dict[str, Any]  # dotted keys
     metrics: dict[str, float]  # of the checkpoint's validation, and split/name for what was scored
     scores: Scores | None
+    density: str | None  # the likelihood, where its nats are of a density and no probability
 
 
 class Comparison(NamedTuple):
@@ -43,13 +45,14 @@ class Comparison(NamedTuple):
     unpaired: dict[str, str]  # run -> why not
 
     def table(self) -> str:
-        """Return a row a run, and below it a row a paired run."""
+        """Return a row a run, and below it a row a paired run. Where the nats of any are of a density, it is named."""
         metrics = list(dict.fromkeys(name for run in self.runs for name in run.metrics))
-        rows = [["run", *self.differing, "step", *metrics]]
+        densities = any(run.density for run in self.runs)
+        rows = [["run", *self.differing, "step", *(["density"] if densities else []), *metrics]]
         for run in self.runs:
             chosen = [_shown(run.config.get(key)) for key in self.differing]
             reached = [_shown(run.metrics[name]) if name in run.metrics else "-" for name in metrics]
-            rows.append([run.name, *chosen, str(run.step), *reached])
+            rows.append([run.name, *chosen, str(run.step), *([run.density or "-"] if densities else []), *reached])
         lines = _aligned(rows)
         if self.paired:
             first = self.runs[0]
@@ -140,7 +143,10 @@ def _read(name: str, split: str, subset: Subset | None) -> Run:
     if scores is not None:
         columns = {name: getattr(scores, name) for name in PAIRED}
         metrics |= {f"{split}/{name}": float(column.mean()) for name, column in columns.items() if column is not None}
-    return Run(name.rstrip("/"), str(path), facts["step"], flat(config), metrics, scores)
+    likelihood = str(flat(facts.get("model")).get("likelihood._target_"))
+    is_density = getattr(REGISTRY.get(likelihood), "is_density", False)
+    density = likelihood.rpartition(".")[2] if is_density else None
+    return Run(name.rstrip("/"), str(path), facts["step"], flat(config), metrics, scores, density)
 
 
 def _scores(path: Path, split: str, subset: Subset | None) -> Scores | None:

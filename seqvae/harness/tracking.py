@@ -15,16 +15,22 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from torch import Tensor
 
 from seqvae.data.codec import Preview
+from seqvae.objectives import OF_THE_LIKELIHOOD
 
 log = logging.getLogger(__name__)
 
-HYPERPARAMETER_METRICS = ("valid/objective", "valid/elbo")
+HYPERPARAMETER_METRICS = ("objective", "elbo")  # of the validation
 
 
 class Tracker:
-    """Writes one TensorBoard run; after a resume, what stood after `step` is purged, so each step shows once."""
+    """Writes one TensorBoard run; after a resume, what stood after `step` is purged, so each step shows once.
 
-    def __init__(self, folder: Path, step: int = 0) -> None:
+    Where p(x|z) is a `density`, the nats made of it have tags of their own: elbo_of_density is in no chart with an ELBO
+    of probabilities.
+    """
+
+    def __init__(self, folder: Path, step: int = 0, density: bool = False) -> None:
+        self.density = density
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tensorboard's own imports
             from torch.utils.tensorboard import SummaryWriter
@@ -36,7 +42,10 @@ class Tracker:
     def scalars(self, split: str, metrics: dict[str, float], step: int) -> None:
         """Write numbers as split/name."""
         for name, value in metrics.items():
-            self.writer.add_scalar(f"{split}/{name}", value, step)
+            self.writer.add_scalar(self._tag(split, name), value, step)
+
+    def _tag(self, split: str, name: str) -> str:
+        return f"{split}/{name}_of_density" if self.density and name in OF_THE_LIKELIHOOD else f"{split}/{name}"
 
     def histogram(self, name: str, values: Tensor, step: int) -> None:
         """Write how numbers are spread under split/name."""
@@ -50,7 +59,8 @@ class Tracker:
             name: value if isinstance(value, bool | int | float) else str(value) for name, value in settings.items()
         }
         # not add_hparams: it would open a second run beside this one
-        summaries = self.hparams(values, dict.fromkeys(HYPERPARAMETER_METRICS, 0.0))  # type: ignore[no-untyped-call]
+        metrics = {self._tag("valid", name): 0.0 for name in HYPERPARAMETER_METRICS}
+        summaries = self.hparams(values, metrics)  # type: ignore[no-untyped-call]
         for summary in summaries:
             self.writer._get_file_writer().add_summary(summary)
 

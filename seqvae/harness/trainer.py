@@ -103,7 +103,8 @@ class Trainer:
         """
         self.set_up(resume)
         step, is_main = self.progress.step, self.engine.is_main
-        self.tracker = Tracker(self.run_dir / "tensorboard", step) if is_main else None
+        density = self.vae.decoder.is_density
+        self.tracker = Tracker(self.run_dir / "tensorboard", step, density) if is_main else None
         if self.tracker is not None and settings is not None:
             self.tracker.config(settings, step)
         profile = profiler(self.run_dir / f"trace-{step:09d}.json", self.options.profile if is_main else 0)

@@ -54,7 +54,7 @@ def decode(
     strategy: Any = None,
     generator: torch.Generator | None = None,
 ) -> list[Tensor]:
-    """Return the window that each latent decodes to: the most likely one without a strategy."""
+    """Return the window that each latent decodes to; without a strategy, most likely tokens and mean pixels."""
     windows: list[Tensor] = []
     rows = max(1, ROWS // getattr(strategy, "width", 1))  # the hypotheses of a beam are rows too
     for part in torch.split(z, rows):

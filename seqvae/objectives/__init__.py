@@ -2,6 +2,7 @@
 
 from seqvae.objectives.elbo import Autoencoder, BetaELBO, CapacityELBO
 from seqvae.objectives.importance import IWAE, DReG
+from seqvae.objectives.objective import OF_THE_LIKELIHOOD as OF_THE_LIKELIHOOD
 from seqvae.objectives.objective import BatchMean as BatchMean
 from seqvae.objectives.objective import Loss as Loss
 from seqvae.objectives.objective import Objective as Objective

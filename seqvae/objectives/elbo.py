@@ -30,7 +30,8 @@ class BetaELBO:
 
     `free_nats` is a floor for the batch mean of each latent dimension's KL: below it the dimension costs nothing
     more (Kingma et al., 2016, section 3.4). `free_nats_total` is subtracted from the whole KL of each example, and
-    what lies below costs nothing (Roberts et al., 2018). At most one of them may be used.
+    what lies below costs nothing (Roberts et al., 2018); under a prior without a closed form it is subtracted from
+    the batch mean. At most one of them may be used.
 
     Raises:
         ValueError: for a negative or non-finite allowance, or both at once.
@@ -66,11 +67,11 @@ class BetaELBO:
             if terms.kl is None:
                 raise ValueError("free_nats needs a KL for each dimension; this prior has none, use free_nats_total")
             return mean(terms.kl).clamp(min=self.free_nats).sum()
-        return (
-            (terms.total_kl - self.free_nats_total).clamp(min=0.0).mean()
-            if self.free_nats_total
-            else terms.total_kl.mean()
-        )
+        if self.free_nats_total:
+            # an estimate's noise would be cut off on one side: examples far below the allowance would go on paying
+            kl = mean_kl(terms, mean) if terms.kl is None else terms.total_kl
+            return (kl - self.free_nats_total).clamp(min=0.0).mean()
+        return terms.total_kl.mean()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ class Loss(NamedTuple):
     metrics: dict[str, Float[Tensor, ""]]
 
 
+OF_THE_LIKELIHOOD = ("elbo", "log_likelihood", "log_likelihood_at_mean", "iw_bound")
+"""Metrics that are made of p(x|z): what that is says what they compare with."""
+
 BatchMean = Callable[[Float[Tensor, "batch dims"]], Float[Tensor, " dims"]]
 """The mean over a batch. What is not linear in it must use the one it is handed, which knows of other processes."""
 

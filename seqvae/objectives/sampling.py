@@ -7,12 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from seqvae.objectives.objective import BatchMean, Loss, Objective, batch_mean, check_schedules
+from seqvae.objectives.objective import OF_THE_LIKELIHOOD, BatchMean, Loss, Objective, batch_mean, check_schedules
 from seqvae.schedules import Schedule
 from seqvae.vae import VAE, Decoder
-
-OF_THE_PAST = ("elbo", "log_likelihood", "log_likelihood_at_mean", "iw_bound")
-"""Metrics that are made of p(x|z), and bound nothing where the past that is fed is not the true one."""
 
 
 @runtime_checkable
@@ -46,7 +43,7 @@ class ScheduledSampling:
     the distributions, so that they come closer to writing token by token: n passes are exact for the first n tokens.
 
     Only a training step does this; whatever else looks at the model feeds it the true past. What the step reports of
-    p(x|z) has the suffix `_own_past`, from the first step on: it is no ELBO.
+    p(x|z) has the suffix `_own_past`, from the first step on: with a past that is not the true one it bounds nothing.
 
     Raises:
         ValueError: for a rate that is no probability, or no positive number of passes; in training, for a decoder
@@ -74,7 +71,7 @@ class ScheduledSampling:
         rate = self.rate(progress)
         own = VAE(vae.encoder, _OwnPast(decoder, rate, self.passes), vae.prior)
         loss, metrics = objective(own, x, progress, mean)
-        named = {f"{name}_own_past" if name in OF_THE_PAST else name: value for name, value in metrics.items()}
+        named = {f"{name}_own_past" if name in OF_THE_LIKELIHOOD else name: value for name, value in metrics.items()}
         return Loss(loss, {**named, "sampling_rate": loss.new_tensor(rate)})
 
 

@@ -14,14 +14,18 @@ SCALE = 0.7
 
 
 class LinearEncoder(Encoder):
-    """A posterior off by `error`; with W of orthogonal columns the exact one is diagonal."""
+    """A posterior off by `error`; with W of orthogonal columns the exact one is diagonal.
 
-    def __init__(self, weight: Tensor, bias: Tensor, error: float) -> None:
+    Another `beta` than 1 weighs the KL: what is then optimal is the posterior of a scale of s * sqrt(beta).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, error: float, beta: float = 1.0) -> None:
         super().__init__()
         self.latent_dim = weight.shape[1]
-        precision = 1 + weight.square().sum(0) / SCALE**2  # of each latent, as the columns are orthogonal
+        variance = beta * SCALE**2
+        precision = 1 + weight.square().sum(0) / variance  # of each latent, as the columns are orthogonal
         self.log_variance = nn.Parameter(-precision.log() + error)
-        self.weight = nn.Parameter(weight.T / SCALE**2 / precision.unsqueeze(1) * (1 + error))
+        self.weight = nn.Parameter(weight.T / variance / precision.unsqueeze(1) * (1 + error))
         self.bias = bias
 
     def forward(self, x: Tensor) -> DiagonalGaussian:
@@ -45,12 +49,14 @@ class LinearDecoder(Decoder):
         return self.predict(z, z)
 
 
-def linear_gaussian(error: float = 0.0, observed: int = 4, latent: int = 2) -> tuple[VAE, MultivariateNormal]:
-    """Return the VAE (its posterior wrong by `error`) and its exact p(x), in float64."""
+def linear_gaussian(
+    error: float = 0.0, observed: int = 4, latent: int = 2, beta: float = 1.0
+) -> tuple[VAE, MultivariateNormal]:
+    """Return the VAE (its posterior, optimal for `beta`, wrong by `error`) and its exact p(x), in float64."""
     generator = torch.Generator().manual_seed(3)
     basis, _ = torch.linalg.qr(torch.randn(observed, latent, generator=generator, dtype=torch.float64))
     weight = basis * torch.tensor([1.5, 0.8], dtype=torch.float64)[:latent]
     bias = torch.randn(observed, generator=generator, dtype=torch.float64)
-    vae = VAE(LinearEncoder(weight, bias, error), LinearDecoder(weight, bias), StandardNormal(latent)).double()
+    vae = VAE(LinearEncoder(weight, bias, error, beta), LinearDecoder(weight, bias), StandardNormal(latent)).double()
     covariance = weight @ weight.T + SCALE**2 * torch.eye(observed, dtype=torch.float64)
     return vae, MultivariateNormal(bias, covariance)
