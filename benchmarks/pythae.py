@@ -28,6 +28,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
 from benchmarks import cli
 from seqvae import data

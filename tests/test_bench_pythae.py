@@ -113,6 +113,7 @@ def test_ours_has_a_constant_rate_and_neither_averages_nor_clips(
         seen.append(config)
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(bench, "interpreter", lambda options: sys.executable)
     monkeypatch.setattr(bench, "train", told)
     monkeypatch.setattr(subprocess, "run", untrained)
     with pytest.raises(KeyboardInterrupt):

@@ -31,7 +31,7 @@ GetRun = Callable[[str], Run]
         (pythae, "--root {melody_data}", "MelodyTokenizer has no view option 'binarize'"),
         (pythae, "--root {fashion_data} --batch-size 0", "batch-size must be positive, got 0"),
         (pythae, "--root {fashion_data} --lr -1", "lr must be positive, got -1.0"),
-        (pythae, "--root {fashion_data} --set nothing=1", "Could not override 'nothing'"),
+        (pythae, "--root {fashion_data} --set model.nothing=1", "Could not override 'model.nothing'"),
         (pythae, "--root {fashion_data} --set model.width=0", "width must be a positive int, got 0"),
         (pythae, "--root {fashion_data} --python nowhere", "No such file or directory"),
         (pythae, "--root {fashion_data} --python {without}", "cannot run benchmarks.pythae_worker: No module pythae"),
