@@ -97,7 +97,7 @@ def scatter(clouds: Sequence[Cloud], label_names: Sequence[str] = ()) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    figure = Figure(figsize=(5.2 * len(clouds) + 1.4, 5.2), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(clouds) + 1.4, 5.2), layout="compressed")
     panels = figure.subplots(1, len(clouds), squeeze=False)[0]
     known = sorted({label for one in clouds if one.labels is not None for label in one.labels.tolist() if label >= 0})
     palette = matplotlib.colormaps["tab10" if len(known) <= 10 else "tab20"]
