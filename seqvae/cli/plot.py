@@ -190,8 +190,6 @@ def _manifold(options: argparse.Namespace) -> None:
 
 
 def _traversals(options: argparse.Namespace) -> None:
-    import torch
-
     from seqvae import latent, traversals
 
     low, high = options.range or (-3.0, 3.0)
@@ -219,7 +217,7 @@ def _traversals(options: argparse.Namespace) -> None:
     dimensions = traversals.largest(use.amount, options.n)
     if len(dimensions) < options.n:
         log.info("all %d dimensions are drawn: the model has no more", len(dimensions))
-    scores = torch.linspace(low, high, steps).tolist()
+    scores = [low + (high - low) * step / (steps - 1) for step in range(steps)]
     z = traversals.traverse(shown, centre, dimensions, scores)
     items = [codec.join([window]) for window in latent.decode(trained.vae, z, strategy(options))]
     rows, columns = [use.label(d) for d in dimensions], [f"{score:+.3g}" for score in scores]
