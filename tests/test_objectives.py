@@ -152,11 +152,11 @@ def test_what_is_not_linear_in_the_mean_kl_asks_for_that_of_all_processes(world:
 
     estimated, _ = linear_gaussian()
     estimated.prior = MixtureOfGaussians(2, components=3).double()
-    for objective, vae in (
+    for priced, vae in (
         (CapacityELBO(Constant(2.0), gamma=1.0), world[0]),
         (BetaELBO(Constant(1.0), free_nats_total=2.0), estimated),
     ):
-        loss, metrics = objective(vae, world[1], 1.0, everywhere)
+        loss, metrics = priced(vae, world[1], 1.0, everywhere)
         torch.testing.assert_close(loss.detach(), 5.0 - metrics["log_likelihood"])
     high, low = TargetRate(nats=1.0), TargetRate(nats=100.0)
     for objective in (high, low):
