@@ -134,7 +134,7 @@ def measure(
         yield Edited(
             target=target,
             source=source,
-            other=1 - source - target,
+            other=float(((found != labels[0]) & (found != labels[1])).float().mean()),
             distance=float(errors.sqrt().mean()),
             kept=float(F.cosine_similarity(again - strength * step, z).mean()),
             change=None if attribute is None else float((amount(after) - amount(before)).mean()),

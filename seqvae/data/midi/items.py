@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pretty_midi
@@ -23,7 +24,7 @@ class MidiCodec(Codec[pretty_midi.PrettyMIDI]):
 
     suffix = ".mid"
     endings = (".mid", ".midi", ".rmi", ".kar")
-    document_endings = (".html", ".abc")
+    document_endings: ClassVar[tuple[str, ...]] = (".html", ".abc")
     joins = True
 
     def sizes(self, tensor: Tensor) -> dict[str, int]:
