@@ -5,19 +5,23 @@
 A small convolutional classifier learns the labels from the dataset's training pictures. For each pair A:B the vector
 from the mean posterior mean of A to that of B is made of training pictures, and test pictures of A are decoded from
 posterior mean + strength * vector. The table, Markdown on standard output, says how often the classifier calls the
-result B, A or something else, and what else became of the picture:
+result B, A or something else, with the standard error over pictures, and what else became of the picture:
 
     distance   root of the mean squared difference of pixels (0 to 1) from the reconstruction, strength 0
     kept       cosine between the latent before, and that of the edited picture encoded again, less strength * vector:
                1 if the edit moved nothing but the attribute (at strength 0 the cost of one decoding and encoding)
     NAME       with --orthogonal-to NAME, rows without and with that attribute's own direction taken out of the vector,
                and the mean change of the attribute from the reconstructions
+    C:D        the same with --orthogonal-to C:D: the direction is the vector of that pair, and what changes is the
+               classifier's log-odds of D against C, in nats
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -33,6 +37,27 @@ from seqvae.harness.scoring import open_split
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
 BATCH = 128
+
+
+class Quality(NamedTuple):
+    """What edits should leave alone: an attribute of the codec, or with `labels` the log-odds of the second."""
+
+    name: str
+    labels: tuple[int, int] | None = None
+
+    def direction(self, trained: Trained, train: WindowDataset, limit: int) -> Tensor:
+        """Return the vector along which it grows. Raises ValueError for an attribute that there is not."""
+        if self.labels is not None:
+            return direction(trained, train, self.labels, limit)
+        everything = spread(train, range(len(train)), 4 * limit)
+        return latent.named_attributes(trained.vae, trained.codec, everything, [self.name])[self.name]
+
+    def mean(self, trained: Trained, model: nn.Module, decoded: Sequence[Tensor]) -> float:
+        """Return how much of it the pictures have."""
+        if self.labels is None:
+            return fmean(trained.codec.attributes(window)[self.name] for window in decoded)
+        source, target = logits_of(model, pixels_of(trained, decoded)).mean(0)[[*self.labels]].tolist()
+        return float(target - source)
 
 
 class Edit(NamedTuple):
@@ -51,11 +76,11 @@ class Edited(NamedTuple):
     other: float
     distance: float
     kept: float
-    change: float | None  # of the attribute to leave alone
+    change: float | None  # of the quality to leave alone
 
 
 class Classifier(nn.Module):
-    """Pixels [batch channels height width] in [0, 1] -> logits of the labels."""
+    """Pixels [batch channels height width], uint8 or floats in [0, 1] -> logits of the labels."""
 
     def __init__(self, channels: int, labels: int) -> None:
         super().__init__()
@@ -73,12 +98,12 @@ class Classifier(nn.Module):
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
-        logits: Tensor = self.features(pixels)
+        logits: Tensor = self.features(pixels if pixels.is_floating_point() else pixels.float() / 255)
         return logits
 
 
 def pixels_of(trained: Trained, windows: Sequence[Tensor]) -> Tensor:
-    """Return windows, stored or decoded, as brightness in [0, 1]."""
+    """Return decoded windows as brightness in [0, 1]."""
     assert isinstance(trained.codec, PixelCodec)
     return torch.stack([trained.codec.intensities(window) for window in windows])
 
@@ -102,28 +127,29 @@ def train_classifier(pixels: Tensor, labels: Tensor, count: int, epochs: int, se
 
 
 @torch.no_grad()
-def classify(model: Classifier, pixels: Tensor) -> Tensor:
+def logits_of(model: nn.Module, pixels: Tensor) -> Tensor:
+    """Return the logits [pictures labels]."""
+    return torch.cat([model(part) for part in pixels.split(1024)])
+
+
+def classify(model: nn.Module, pixels: Tensor) -> Tensor:
     """Return the label of each picture."""
-    return torch.cat([model(part).argmax(1) for part in pixels.split(1024)])
+    return logits_of(model, pixels).argmax(1)
 
 
 def measure(
     trained: Trained,
-    model: Classifier,
+    model: nn.Module,
     windows: Sequence[Tensor],
     labels: tuple[int, int],
     vector: Tensor,
     strengths: Sequence[float] = STRENGTHS,
-    attribute: str | None = None,
+    quality: Quality | None = None,
 ) -> Iterator[Edited]:
     """Yield what becomes of windows of the first label on their way to the second, for each strength."""
     vae, codec = trained.vae, trained.codec
     z = latent.encode(vae, codec, windows)
     step = vector.to(z)
-
-    def amount(decoded: Sequence[Tensor]) -> Tensor:
-        return torch.tensor([codec.attributes(window)[attribute] for window in decoded if attribute is not None])
-
     before = latent.decode(vae, z)
     for strength in strengths:
         after = latent.decode(vae, z + strength * step)
@@ -134,10 +160,12 @@ def measure(
         yield Edited(
             target=target,
             source=source,
-            other=float(((found != labels[0]) & (found != labels[1])).float().mean()),
+            other=float(torch.isin(found, torch.tensor(labels), invert=True).float().mean()),
             distance=float(errors.sqrt().mean()),
             kept=float(F.cosine_similarity(again - strength * step, z).mean()),
-            change=None if attribute is None else float((amount(after) - amount(before)).mean()),
+            change=None
+            if quality is None
+            else quality.mean(trained, model, after) - quality.mean(trained, model, before),
         )
 
 
@@ -148,42 +176,48 @@ def planned(
     pairs: Sequence[tuple[int, int]],
     n: int,
     limit: int,
-    attribute: str | None = None,
+    quality: Quality | None = None,
 ) -> list[Edit]:
     """Return the edit of each pair of labels. Raises ValueError for an attribute that there is not."""
-    vae, codec = trained.vae, trained.codec
-    directions: list[Tensor] = []
-    if attribute is not None:
-        everything = spread(train, range(len(train)), 4 * limit)
-        directions = [*latent.named_attributes(vae, codec, everything, [attribute]).values()]
+    others = [] if quality is None else [quality.direction(trained, train, limit)]
     edits = []
     for pair in pairs:
-        lacking, having = (spread(train, labelled(train, label), limit) for label in pair)
-        vectors = {"plain": latent.attribute(vae, codec, having, lacking)}
-        if directions:
-            vectors[f"without {attribute}"] = latent.orthogonalize(vectors["plain"], directions).float()
+        vectors = {"plain": direction(trained, train, pair, limit)}
+        if quality is not None:
+            vectors[f"without {quality.name}"] = latent.orthogonalize(vectors["plain"], others).float()
         edits.append(Edit(pair, spread(test, labelled(test, pair[0]), n), vectors))
     return edits
 
 
+def direction(trained: Trained, train: WindowDataset, labels: tuple[int, int], limit: int) -> Tensor:
+    """Return the vector from the mean posterior mean of one label to that of another."""
+    lacking, having = (spread(train, labelled(train, label), limit) for label in labels)
+    return latent.attribute(trained.vae, trained.codec, having, lacking)
+
+
 def table(
-    trained: Trained, model: Classifier, edits: Sequence[Edit], names: Sequence[str], attribute: str | None = None
+    trained: Trained, model: nn.Module, edits: Sequence[Edit], names: Sequence[str], quality: Quality | None = None
 ) -> Iterator[str]:
     """Yield the lines of the table."""
     heads = ["A -> B", "vector", "strength", "called B", "called A", "other", "distance", "kept"]
-    heads += [] if attribute is None else [attribute]
+    heads += [] if quality is None else [quality.name]
     yield f"| {' | '.join(heads)} |"
     yield f"|---|---|{'--:|' * (len(heads) - 2)}"
     for edit in edits:
         pair = " -> ".join(names[label] for label in edit.labels)
         for kind, vector in edit.vectors.items():
-            rows = measure(trained, model, edit.windows, edit.labels, vector, attribute=attribute)
+            rows = measure(trained, model, edit.windows, edit.labels, vector, quality=quality)
             for strength, row in zip(STRENGTHS, rows, strict=True):
                 cells = [pair, kind, f"{strength:g}"]
-                cells += [f"{100 * share:.1f} %" for share in (row.target, row.source, row.other)]
+                cells += [percent(share, len(edit.windows)) for share in (row.target, row.source, row.other)]
                 cells += [f"{row.distance:.3f}", f"{row.kept:.3f}"]
                 cells += [] if row.change is None else [f"{row.change:+.3f}"]
                 yield f"| {' | '.join(cells)} |"
+
+
+def percent(share: float, n: int) -> str:
+    """Return a share of n pictures in percent with its standard error, sqrt(p (1 - p) / n)."""
+    return f"{100 * share:.1f} +- {100 * math.sqrt(share * (1 - share) / n):.1f} %"
 
 
 def labelled(dataset: WindowDataset, label: int) -> list[int]:
@@ -221,15 +255,18 @@ def bench(options: argparse.Namespace) -> None:
     labels = [torch.from_numpy(split.column("label")).long() for split in (train, test)]
     if min(int(column.min()) for column in labels) < 0:
         raise ValueError(f"{root} has pictures without a label")
-    edits = planned(trained, train, test, pairs, options.n, options.limit, options.orthogonal_to)
-    pixels = [pixels_of(trained, [split[place] for place in range(len(split))]) for split in (train, test)]
+    quality: Quality | None = None
+    if (name := options.orthogonal_to) is not None:
+        quality = Quality(name, parse_pair(name, names) if ":" in name else None)
+    edits = planned(trained, train, test, pairs, options.n, options.limit, quality)
+    pixels = [torch.stack([split[place] for place in range(len(split))]) for split in (train, test)]
     model = train_classifier(pixels[0], labels[0], len(names), options.epochs, options.seed)
-    right = (classify(model, pixels[1]) == labels[1]).float().mean()
+    right = float((classify(model, pixels[1]) == labels[1]).float().mean())
     print(
-        f"The classifier ({options.epochs} epochs, seed {options.seed}) is right on {100 * right:.1f} % of "
+        f"The classifier ({options.epochs} epochs, seed {options.seed}) is right on {percent(right, len(test))} of "
         f"{len(test):,} test pictures.\n"
     )
-    for line in table(trained, model, edits, names, options.orthogonal_to):
+    for line in table(trained, model, edits, names, quality):
         print(line, flush=True)
 
 
@@ -237,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser("edits", __doc__)
     parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint, or a run directory: its best")
     parser.add_argument("--pairs", nargs="+", metavar="A:B", required=True, help="labels: from, and to")
-    parser.add_argument("--orthogonal-to", metavar="NAME", help="an attribute to leave alone, such as brightness")
+    parser.add_argument("--orthogonal-to", metavar="NAME", help="leave an attribute such as brightness alone, or C:D")
     parser.add_argument("-n", type=int, default=500, help="test pictures of each A (default 500)")
     parser.add_argument("--limit", type=int, default=1000, help="training pictures a label in a vector (default 1000)")
     parser.add_argument("--epochs", type=int, default=5, help="of the classifier (default 5)")

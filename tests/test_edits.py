@@ -27,17 +27,15 @@ class Bright(nn.Module):
 
 def test_the_classifier_tells_lying_from_standing_bars_and_is_a_function_of_its_seed(get_run: GetRun) -> None:
     run = get_run("fashion")
-    trained, train = load(run.path), WindowDataset(run.world.root, "train")
-    test = WindowDataset(run.world.root, "test")
-    pixels = edits.pixels_of(trained, [train[place] for place in range(len(train))])
+    train, test = (WindowDataset(run.world.root, split) for split in ("train", "test"))
+    pixels, shown = (torch.stack([split[place] for place in range(len(split))]) for split in (train, test))
     labels = torch.from_numpy(train.column("label"))
-    assert 0 <= float(pixels.min()) < 0.1
-    assert 0.9 < float(pixels.max()) <= 1
+    assert pixels.dtype == torch.uint8
     model, again = (edits.train_classifier(pixels, labels, 2, 30, seed=3) for _ in range(2))
     for one, other in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
     assert (edits.classify(model, pixels) == labels).all()
-    shown = edits.pixels_of(trained, [test[place] for place in range(len(test))])
+    torch.testing.assert_close(edits.logits_of(model, shown), edits.logits_of(model, shown.float() / 255))
     assert (edits.classify(model, shown) == torch.from_numpy(test.column("label"))).sum() >= 5  # of six
 
 
@@ -47,20 +45,45 @@ def test_the_measures_are_those_of_each_edited_picture(get_run: GetRun) -> None:
     trained, test = load(run.path), WindowDataset(run.world.root, "test")
     codec, vae = trained.codec, trained.vae
     windows, vector = [test[place] for place in range(len(test))], torch.tensor([3.0, -2.0, 0.5, 1.0])
-    found = list(edits.measure(trained, Bright(), windows, (0, 1), vector, (0.0, 2.0), "brightness"))  # type: ignore[arg-type]
+    brightness, odds = edits.Quality("brightness"), edits.Quality("a:b", (0, 1))
+    found = list(edits.measure(trained, Bright(), windows, (0, 1), vector, (0.0, 2.0), brightness))
     assert (found[0].distance, found[0].change) == (0, 0)
     z = latent.encode(vae, codec, windows)
     plain, moved = vae.decoder.sample(z), vae.decoder.sample(z + 2 * vector)
     upper, lower = (half.mean((1, 2, 3)) for half in moved.split(4, dim=2))
     assert found[1].target == pytest.approx(float((upper > lower).float().mean()))
     assert found[1].target + found[1].source == pytest.approx(1)
-    assert found[1].other == pytest.approx(0)
+    assert found[1].other == 0
     assert found[1].distance == pytest.approx(
         sum(float((a - b).norm()) / 8 for a, b in zip(moved, plain, strict=True)) / len(windows), rel=1e-4
     )
     assert found[1].change == pytest.approx(float(moved.mean() - plain.mean()), abs=1e-6)
+    _, other = edits.measure(trained, Bright(), windows, (0, 1), vector, (0.0, 2.0), odds)
+    before = (plain[:, :, :4] - plain[:, :, 4:]).mean()
+    assert other.change == pytest.approx(float(2 * ((upper - lower).mean() - before)), abs=1e-6)  # Bright's two logits
+    assert other._replace(change=None) == found[1]._replace(change=None)
     again = latent.encode(vae, codec, [codec.windows(codec.join([window]))[0] for window in moved])
     assert found[1].kept == pytest.approx(float(F.cosine_similarity(again - 2 * vector, z).mean()), rel=1e-4)
+
+
+def test_a_pairs_direction_is_the_vector_of_that_pair_and_leaves_nothing_of_its_own(
+    get_run: GetRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = get_run("fashion")
+    trained, train = load(run.path), WindowDataset(run.world.root, "train")
+    sets = [[train[place] for place in edits.labelled(train, label)] for label in (0, 1)]
+    expected = latent.attribute(trained.vae, trained.codec, sets[0], sets[1])
+    assert torch.equal(edits.Quality("lying:standing", (1, 0)).direction(trained, train, 99), expected)
+    monkeypatch.delattr(edits, "train_classifier")
+    options = ["--pairs", "standing:lying", "--orthogonal-to", "lying:standing"]
+    assert "nothing is left of the attribute" in refused(capsys, run.path, *options, command=edits.main)
+
+
+def test_a_share_has_the_standard_error_of_a_mean_of_zeros_and_ones() -> None:
+    values = torch.tensor([1.0] * 30 + [0.0] * 70)
+    error = 100 * float(values.std(correction=0)) / 10
+    assert edits.percent(0.3, 100) == f"30.0 +- {error:.1f} %"
+    assert edits.percent(1.0, 9) == "100.0 +- 0.0 %"
 
 
 def test_the_table_has_a_row_a_strength_for_the_plain_and_the_orthogonal_vector(
@@ -78,7 +101,7 @@ def test_the_table_has_a_row_a_strength_for_the_plain_and_the_orthogonal_vector(
     ]
     for row in rows[2:]:
         assert row[0] == "standing -> lying"
-        assert sum(float(cell.removesuffix(" %")) for cell in row[3:6]) == pytest.approx(100, abs=0.2)
+        assert sum(float(cell.partition(" +- ")[0]) for cell in row[3:6]) == pytest.approx(100, abs=0.2)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +112,12 @@ def test_the_table_has_a_row_a_strength_for_the_plain_and_the_orthogonal_vector(
         (
             "fashion",
             ["--pairs", "standing:lying", "--orthogonal-to", "weight"],
-            "the attribute must be one of brightness, got 'weight'",
+            "the attribute must be one of brightness, contrast, got 'weight'",
+        ),
+        (
+            "fashion",
+            ["--pairs", "standing:lying", "--orthogonal-to", "standing:sitting"],
+            "a pair is A:B, two of standing, lying, got 'standing:sitting'",
         ),
         ("fashion", ["--pairs", "standing:lying", "-n", "0"], "n must be positive, got 0"),
         ("text", ["--pairs", "a:b"], "has no pictures: its codec is a SentencePieceTokenizer"),
