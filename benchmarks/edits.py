@@ -35,7 +35,7 @@ from seqvae.data.image import PixelCodec
 from seqvae.harness.config import Trained
 from seqvae.harness.scoring import open_split
 
-STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
+STRENGTHS = (0.5, 1.0, 1.5, 2.0)
 BATCH = 128
 
 
@@ -143,7 +143,7 @@ def measure(
     windows: Sequence[Tensor],
     labels: tuple[int, int],
     vector: Tensor,
-    strengths: Sequence[float] = STRENGTHS,
+    strengths: Sequence[float],
     quality: Quality | None = None,
 ) -> Iterator[Edited]:
     """Yield what becomes of windows of the first label on their way to the second, for each strength."""
@@ -205,9 +205,10 @@ def table(
     yield f"|---|---|{'--:|' * (len(heads) - 2)}"
     for edit in edits:
         pair = " -> ".join(names[label] for label in edit.labels)
-        for kind, vector in edit.vectors.items():
-            rows = measure(trained, model, edit.windows, edit.labels, vector, quality=quality)
-            for strength, row in zip(STRENGTHS, rows, strict=True):
+        vectors = [("none", edit.vectors["plain"], (0.0,)), *((*one, STRENGTHS) for one in edit.vectors.items())]
+        for kind, vector, strengths in vectors:
+            rows = measure(trained, model, edit.windows, edit.labels, vector, strengths, quality)
+            for strength, row in zip(strengths, rows, strict=True):
                 cells = [pair, kind, f"{strength:g}"]
                 cells += [percent(share, len(edit.windows)) for share in (row.target, row.source, row.other)]
                 cells += [f"{row.distance:.3f}", f"{row.kept:.3f}"]

@@ -71,20 +71,20 @@ def quantile_grid(
     return z.flatten(0, 1)
 
 
-def largest(kl: Float[Tensor, " latent"], count: int) -> list[int]:
-    """Return the dimensions of the largest KL, the largest first."""
-    return kl.argsort(descending=True, stable=True)[:count].tolist()
+def largest(amount: Float[Tensor, " latent"], count: int) -> list[int]:
+    """Return the dimensions of the largest amount (KL, or variance of the means), the largest first."""
+    return amount.argsort(descending=True, stable=True)[:count].tolist()
 
 
-def two_of(kl: Float[Tensor, " latent"]) -> tuple[int, int]:
-    """Return the two dimensions of the largest KL; of two the first and the second.
+def two_of(amount: Float[Tensor, " latent"]) -> tuple[int, int]:
+    """Return the two dimensions of the largest amount; of two the first and the second.
 
     Raises:
         ValueError: when there are fewer.
     """
-    if len(kl) < 2:
-        raise ValueError(f"two latent dimensions are needed, this model has {len(kl)}")
-    first, second = (0, 1) if len(kl) == 2 else largest(kl, 2)
+    if len(amount) < 2:
+        raise ValueError(f"two latent dimensions are needed, this model has {len(amount)}")
+    first, second = (0, 1) if len(amount) == 2 else largest(amount, 2)
     return first, second
 
 

@@ -97,7 +97,8 @@ def test_the_table_has_a_row_a_strength_for_the_plain_and_the_orthogonal_vector(
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     assert rows[0][-1] == "brightness"
     assert [row[1:3] for row in rows[2:]] == [
-        [kind, f"{strength:g}"] for kind in ("plain", "without brightness") for strength in edits.STRENGTHS
+        ["none", "0"],
+        *([kind, f"{strength:g}"] for kind in ("plain", "without brightness") for strength in edits.STRENGTHS),
     ]
     for row in rows[2:]:
         assert row[0] == "standing -> lying"

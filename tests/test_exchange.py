@@ -140,7 +140,7 @@ def test_a_learned_prior_is_refused_with_an_autoencoder(
     assert "use prior=standard_normal" in line
 
 
-def test_nothing_uses_the_variances_that_an_autoencoder_has_not_trained(
+def test_no_picture_or_mixture_uses_the_variances_that_an_autoencoder_has_not_trained(
     get_world: GetWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     pytest.importorskip("matplotlib")
@@ -225,6 +225,7 @@ def test_tensorboard_shows_the_nats_of_a_density_in_charts_of_their_own(get_worl
         tags[name] = set(events.Tags()["scalars"])
     density, probability = tags.values()
     of_nats = {f"{split}/{name}" for split in ("train", "valid") for name in ("elbo", "log_likelihood")}
+    of_nats |= {"train/loss", "valid/objective"}
     assert probability - density == of_nats
     assert density - probability == {f"{tag}_of_density" for tag in of_nats}
 

@@ -58,7 +58,7 @@ def add(commands: Commands) -> None:
         choices=list(KINDS),
         help="reconstructions below their originals; samples; nearest: samples above the training pictures that are "
         "nearest pixel by pixel; manifold: decodings at quantiles of the prior (or --from aggregate) in two "
-        "dimensions; traversals: a row a dimension, the largest KL first; scatter: posterior means by label, of "
+        "dimensions; traversals: a row a dimension, the most used first; scatter: posterior means by label, of "
         "several checkpoints side by side; prior: the aggregate posterior against the prior",
     )
     numbers = ", ".join(f"{kind.n} of {name}" for name, kind in KINDS.items())

@@ -74,12 +74,10 @@ def write_items(
         truth.append(Shown(item, names[number - 1] if names else f"original {number}"))
     if not shown:
         return
-    from seqvae.data.image import PixelCodec
-
     picture = shown
     if stem == "interpolation":
         picture = [*truth[:1], *shown, *truth[1:]]
-        columns = len(picture) if isinstance(trained.codec, PixelCodec) else None  # piano rolls are too wide for a row
+        columns = len(picture) if trained.codec.strips else None
     elif stem == "similar":
         picture = [*truth, *shown]
     elif stem == "reconstruction":  # the truth stands above it

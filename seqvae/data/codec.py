@@ -52,6 +52,8 @@ class Codec(ABC, Generic[Item]):
     """Of the files that `read` understands, where a folder of them stands for all; none where items are lines."""
     document_endings: ClassVar[tuple[str, ...]] = ()
     """Of the files that `documents` makes of items that were decoded."""
+    strips: ClassVar[bool] = False
+    """Whether items are shown side by side however many they are: piano rolls are too wide for that."""
     joins: ClassVar[bool] = False
     """Whether an item may be made of several windows, one after another."""
 

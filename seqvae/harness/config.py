@@ -115,7 +115,7 @@ class Trained:
         """Whether z was drawn in training, so that posteriors have a width: not so for an autoencoder."""
         objective = self.config.get("objective")
         name = objective.get("_target_") if isinstance(objective, dict) else None
-        return getattr(REGISTRY.get(str(name)), "noise", True)
+        return bool(REGISTRY[name].noise) if name in REGISTRY else True
 
 
 def load(name: str | Path, device: str | torch.device = "cpu") -> Trained:

@@ -109,8 +109,8 @@ class Engine:
         """Return the module and the optimizer made ready for the device, the precision and the other processes."""
         if compile:
             module = cast("nn.Module", torch.compile(module))
-        # a 1x1 convolution's gradient has other strides than its weight, and the same numbers in the same order
-        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        if self.world_size > 1:  # DDP's: a 1x1 convolution's gradient has other strides, and the same numbers in order
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         wrapped, prepared = self.fabric.setup(module, optimizer)
         return wrapped, cast("Optimizer", prepared)
 

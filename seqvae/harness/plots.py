@@ -170,9 +170,8 @@ def against_prior(
             axis = torch.eye(len(order)).to(drawn)[:, [dimension]]
             density = prior.projected_log_prob(torch.tensor(bins).to(drawn).unsqueeze(-1), axis).exp().cpu()
             axes.plot(bins, density, "k--", label="p(z)")
-            axes.set_ylim(
-                0, 2.5 * float(density.max()) or None
-            )  # means that all but agree would flatten everything else
+            # means that all but agree would flatten everything else; where they are far away the density is 0
+            axes.set_ylim(0, 2.5 * float(density.max()) or None)
     figure.axes[0].legend(fontsize="small", frameon=False)
     axes = figure.add_subplot(grid[:, -1], title="|z|")
     lengths, truth = drawn.norm(dim=1).cpu(), expected.norm(dim=1).cpu()

@@ -18,7 +18,7 @@ class Loss(NamedTuple):
     metrics: dict[str, Float[Tensor, ""]]
 
 
-OF_THE_LIKELIHOOD = ("elbo", "log_likelihood", "log_likelihood_at_mean", "iw_bound")
+OF_THE_LIKELIHOOD = ("loss", "objective", "elbo", "log_likelihood", "log_likelihood_at_mean", "iw_bound")
 """Metrics that are made of p(x|z): what that is says what they compare with."""
 
 BatchMean = Callable[[Float[Tensor, "batch dims"]], Float[Tensor, " dims"]]

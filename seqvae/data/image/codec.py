@@ -28,6 +28,7 @@ class PixelCodec(Codec[Pixels]):
     view_options: ClassVar[frozenset[str]] = frozenset({"binarize"})
     suffix: ClassVar[str | None] = ".png"
     endings: ClassVar[tuple[str, ...]] = SUFFIXES
+    strips: ClassVar[bool] = True
 
     def __init__(self, image_shape: Sequence[int], binarize: bool = False) -> None:
         shape = tuple(image_shape) if isinstance(image_shape, list | tuple) else ()

@@ -8,14 +8,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from seqvae.data.preparation import printable
 
-KINDS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # Pillow knows others; some start programs
-ENDINGS = {ending: kind for ending, kind in Image.registered_extensions().items() if kind in KINDS}
-FORMATS = tuple(kind for kind in KINDS if kind in ENDINGS.values())  # an older Pillow reads no AVIF
-SUFFIXES = tuple(sorted(ENDINGS))
+FORMATS = {  # Pillow's names; it knows others, some of which start programs
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+}
+if "avif" in features.modules and features.check("avif"):
+    FORMATS["AVIF"] = (".avif", ".avifs")
+SUFFIXES = tuple(ending for endings in FORMATS.values() for ending in endings)
 MODES = {1: "L", 3: "RGB"}  # Pillow's names, by the number of channels
 CHANNELS = tuple(MODES)
 HALF_A_LEVEL = 0.5 / 255
@@ -48,7 +56,7 @@ def _opened(path: Path, mode: str) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path, formats=FORMATS) as picture:
+        with Image.open(path, formats=tuple(FORMATS)) as picture:
             if picture.width * picture.height > MOST_PIXELS:  # known from the header, before any pixel is read
                 raise ValueError(f"{picture.width} x {picture.height} is more than {MOST_PIXELS:,} pixels")
             picture.load()
