@@ -154,7 +154,7 @@ class Use(NamedTuple):
 
     def label(self, dimension: int) -> str:
         """Return the dimension's name with what it is used for."""
-        return f"z{dimension}, {self.measure} {self.amount[dimension]:.2f}{self.unit}"
+        return f"z{dimension}, {self.measure} {self.amount[dimension]:z.2f}{self.unit}"
 
 
 def use_of_dimensions(
