@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from benchmarks import cli
 from seqvae import latent
-from seqvae.data.dataset import WindowDataset, read_manifest
+from seqvae.data.dataset import WindowDataset, read_manifest, spread
 from seqvae.data.image import PixelCodec
 from seqvae.harness.config import Trained
 from seqvae.harness.scoring import open_split
@@ -49,7 +49,7 @@ class Quality(NamedTuple):
         """Return the vector along which it grows. Raises ValueError for an attribute that there is not."""
         if self.labels is not None:
             return direction(trained, train, self.labels, limit)
-        everything = spread(train, range(len(train)), 4 * limit)
+        everything = [train[place] for place in spread(range(len(train)), 4 * limit)]
         return latent.named_attributes(trained.vae, trained.codec, everything, [self.name])[self.name]
 
     def mean(self, trained: Trained, model: nn.Module, decoded: Sequence[Tensor]) -> float:
@@ -185,13 +185,13 @@ def planned(
         vectors = {"plain": direction(trained, train, pair, limit)}
         if quality is not None:
             vectors[f"without {quality.name}"] = latent.orthogonalize(vectors["plain"], others).float()
-        edits.append(Edit(pair, spread(test, labelled(test, pair[0]), n), vectors))
+        edits.append(Edit(pair, [test[place] for place in spread(labelled(test, pair[0]), n)], vectors))
     return edits
 
 
 def direction(trained: Trained, train: WindowDataset, labels: tuple[int, int], limit: int) -> Tensor:
     """Return the vector from the mean posterior mean of one label to that of another."""
-    lacking, having = (spread(train, labelled(train, label), limit) for label in labels)
+    lacking, having = ([train[place] for place in spread(labelled(train, label), limit)] for label in labels)
     return latent.attribute(trained.vae, trained.codec, having, lacking)
 
 
@@ -227,12 +227,6 @@ def labelled(dataset: WindowDataset, label: int) -> list[int]:
     if not places:
         raise ValueError(f"{dataset.root} has no windows of label {label} in its {dataset.split} split")
     return places
-
-
-def spread(dataset: WindowDataset, places: Sequence[int], most: int) -> list[Tensor]:
-    """Return at most so many of the windows at these places, evenly spread."""
-    count = min(most, len(places))
-    return [dataset[places[place * len(places) // count]] for place in range(count)]
 
 
 def parse_pair(pair: str, names: Sequence[str]) -> tuple[int, int]:

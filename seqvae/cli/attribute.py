@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seqvae.cli.arguments import INPUT, Commands, add_command, add_data, data_root, open_latent
-from seqvae.cli.inputs import expand_all, read_set, spread
+from seqvae.cli.inputs import expand_all, read_set
 from seqvae.cli.writing import write_whole
 
 if TYPE_CHECKING:
@@ -95,10 +95,12 @@ def _vector(options: argparse.Namespace, trained: Trained) -> None:
         facts |= {"by": options.by, "windows": len(windows)}
         used.append(f"{options.by}: quartiles of {len(windows):,} training windows")
     else:
-        sets = []
+        from seqvae.data.dataset import spread
+
+        limit, sets = _limit(options), []
         for name, sources in (("with", options.having), ("without", options.lacking)):
             named = expand_all(options, trained, sources)
-            read = read_set(spread(named, options.limit), name)
+            read = read_set(spread(named, limit), name)
             windows = [window for _, part in read for window in part]
             used.append(f"{name}: {len(read):,} of {len(named):,} items used, {len(windows):,} windows")
             sets.append(windows)
@@ -118,11 +120,11 @@ def _limit(options: argparse.Namespace) -> int:
 
 def _spread_windows(options: argparse.Namespace, trained: Trained, split: str, most: int) -> list[Tensor]:
     """Return at most so many windows of a split, spread evenly over it."""
+    from seqvae.data.dataset import spread
     from seqvae.harness.scoring import open_split
 
     dataset = open_split(data_root(options, trained), split, trained.config["data"]["fingerprint"])
-    count = min(most, len(dataset))
-    return [dataset[place * len(dataset) // count] for place in range(count)]
+    return [dataset[place] for place in spread(range(len(dataset)), most)]
 
 
 def _table(options: argparse.Namespace, trained: Trained) -> None:

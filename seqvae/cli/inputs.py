@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from seqvae.cli.arguments import data_root
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from seqvae.harness.config import Trained
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 NAMED = 10  # items that were left out, in the line that says so
 
@@ -117,14 +116,6 @@ def read_set(named: Sequence[Input], what: str) -> list[tuple[Input, list[Tensor
 def window_names(read: Sequence[tuple[str, Sequence[Tensor]]]) -> list[str]:
     """Return a name a window: the item's own, with the window's number where it has several."""
     return [name if len(windows) == 1 else f"{name}#{place}" for name, windows in read for place in range(len(windows))]
-
-
-def spread(named: Sequence[T], limit: int) -> list[T]:
-    """Return at most `limit` of the items, spread evenly over all of them."""
-    if limit < 1:
-        raise ValueError(f"limit must be positive, got {limit}")
-    count = min(limit, len(named))
-    return [named[place * len(named) // count] for place in range(count)]
 
 
 def _of_a_split(options: argparse.Namespace, trained: Trained, source: str, match: re.Match[str]) -> list[Input]:

@@ -22,7 +22,7 @@ from seqvae.cli.arguments import (
     seed,
     strategy,
 )
-from seqvae.cli.inputs import expand_all, expand_one, read_set, spread
+from seqvae.cli.inputs import expand_all, expand_one, read_set
 from seqvae.cli.writing import check_view, write_view, write_whole
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ def _plot(options: argparse.Namespace) -> None:
 
 def _reconstructions(options: argparse.Namespace) -> None:
     from seqvae import latent
+    from seqvae.data.dataset import spread
 
     trained = _open(options)
     check_view(trained.codec, options.output)
@@ -142,6 +143,7 @@ def _nearest(options: argparse.Namespace) -> None:
     import torch
 
     from seqvae import latent
+    from seqvae.data.dataset import spread
     from seqvae.data.image import PixelCodec
 
     k = 3 if options.k is None else options.k
@@ -293,6 +295,7 @@ def _look(options: argparse.Namespace, trained: Trained, most: int) -> Look:
     import torch
 
     from seqvae import latent
+    from seqvae.data.dataset import spread
     from seqvae.evaluation import use_of_dimensions
 
     dataset = _split(options, trained, options.split or "test")

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ FORMAT = 1
 MANIFEST = "dataset.json"
 SPLITS = ("train", "valid", "test")
 VALID_EPOCH = 2**32 - 1  # validation and test windows are seen the same way for ever: one epoch that never comes
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,12 @@ class WindowDataset(Dataset[Tensor]):
             raise ValueError(f"{self.root} has no column {name!r}")
         column: NDArray[np.int64] = np.load(path, allow_pickle=False)
         return column
+
+
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """Return at most so many of the items, spread evenly over all of them."""
+    count = min(most, len(items))
+    return [items[place * len(items) // count] for place in range(count)]
 
 
 def read_manifest(root: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 
 from seqvae.aggregate import RotatedMixture, fit_aggregate, from_tensors
 from seqvae.data.batching import VALID_SEED, BatchOrder, loader
-from seqvae.data.dataset import VALID_EPOCH, WindowDataset
+from seqvae.data.dataset import VALID_EPOCH, WindowDataset, spread
 from seqvae.gaussian import DiagonalGaussian
 from seqvae.harness import checkpoint
 from seqvae.harness.checkpoint import AGGREGATE, CheckpointError
@@ -60,8 +60,7 @@ def fit_to(trained: Trained, train: WindowDataset) -> RotatedMixture:
     Of a model that was trained without noise it is fitted to their means alone.
     """
     device = next(trained.vae.parameters()).device
-    count = min(MOST_WINDOWS, len(train))
-    places = np.arange(count) * len(train) // count
+    places = np.array(spread(range(len(train)), MOST_WINDOWS))
     batches = [places[batch].tolist() for batch in BatchOrder(train.lengths[places], BATCH, None).epoch(0)]
     posteriors = [
         trained.vae.encoder(batch.x.to(device))

@@ -12,7 +12,7 @@ from torch import Tensor
 from seqvae.data.batching import VALID_SEED, loader, valid_loader
 from seqvae.data.captions import labelled
 from seqvae.data.codec import Codec, Preview
-from seqvae.data.dataset import VALID_EPOCH, WindowDataset, read_manifest
+from seqvae.data.dataset import VALID_EPOCH, WindowDataset, read_manifest, spread
 from seqvae.evaluation import active_units, mutual_information, use_of_dimensions
 from seqvae.gaussian import DiagonalGaussian
 from seqvae.harness import plots
@@ -109,8 +109,7 @@ class Validation:
 
     def _spread(self, count: int) -> list[int]:
         """Return evenly spread windows of the valid split."""
-        count = min(count, len(self.valid))
-        return [place * len(self.valid) // count for place in range(count)]
+        return spread(range(len(self.valid)), count)
 
     def _seen(self, chosen: list[int]) -> Iterator[Tensor]:
         """Return what the model sees of windows, a batch at a time."""
