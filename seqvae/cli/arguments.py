@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from seqvae.data.dataset import WindowDataset
     from seqvae.harness.config import Trained
     from seqvae.priors import PriorDistribution
 
@@ -146,6 +147,17 @@ def data_root(options: argparse.Namespace, trained: Trained) -> Path:
     if not root.is_dir():
         raise ValueError(f"the dataset is not at {root}; say where it is with --data ROOT")
     return Path(root)
+
+
+def open_data(options: argparse.Namespace, trained: Trained, split: str, limit: int | None = None) -> WindowDataset:
+    """Return a split of the dataset that the model was trained on, at most its first `limit` windows.
+
+    Raises:
+        ValueError: where the dataset is not at --data or where it was in training, or is another one.
+    """
+    from seqvae.harness.scoring import open_split
+
+    return open_split(data_root(options, trained), split, trained.config["data"]["fingerprint"], limit)
 
 
 def strategy(options: argparse.Namespace, default: float | None = None) -> Any:

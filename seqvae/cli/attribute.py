@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seqvae.cli.arguments import INPUT, Commands, add_command, add_data, data_root, open_latent
+from seqvae.cli.arguments import INPUT, Commands, add_command, add_data, open_data, open_latent
 from seqvae.cli.inputs import expand_all, read_set
 from seqvae.cli.writing import write_whole
 
@@ -121,9 +121,8 @@ def _limit(options: argparse.Namespace) -> int:
 def _spread_windows(options: argparse.Namespace, trained: Trained, split: str, most: int) -> list[Tensor]:
     """Return at most so many windows of a split, spread evenly over it."""
     from seqvae.data.dataset import spread
-    from seqvae.harness.scoring import open_split
 
-    dataset = open_split(data_root(options, trained), split, trained.config["data"]["fingerprint"])
+    dataset = open_data(options, trained, split)
     return [dataset[place] for place in spread(range(len(dataset)), most)]
 
 

@@ -19,6 +19,7 @@ from seqvae.cli.arguments import (
     data_root,
     law,
     open_checkpoint,
+    open_data,
     seed,
     strategy,
 )
@@ -110,14 +111,13 @@ def _subset(options: argparse.Namespace) -> Subset | None:
 def _evaluate(options: argparse.Namespace) -> None:
     import numpy as np
 
-    from seqvae.harness.scoring import evaluate, open_split, random_subset, unseen
+    from seqvae.harness.scoring import evaluate, random_subset, unseen
 
     subset = _subset(options)
     if subset is not None and options.limit is not None:
         raise ValueError("--limit is the split's first windows, --subset are some of all; choose one")
     trained = open_checkpoint(options)
-    root = data_root(options, trained)
-    dataset = open_split(root, options.split, trained.config["data"]["fingerprint"], options.limit)
+    dataset = open_data(options, trained, options.split, options.limit)
     places = np.arange(len(dataset)) if options.keep_seen else unseen(dataset)
     left_out = len(dataset) - len(places)
     report = evaluate(

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqvae.cli.arguments import data_root
+from seqvae.cli.arguments import open_data
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,10 +119,8 @@ def window_names(read: Sequence[tuple[str, Sequence[Tensor]]]) -> list[str]:
 
 
 def _of_a_split(options: argparse.Namespace, trained: Trained, source: str, match: re.Match[str]) -> list[Input]:
-    from seqvae.harness.scoring import open_split
-
     split, number, _, label = match.groups()
-    dataset = open_split(data_root(options, trained), split, trained.config["data"]["fingerprint"])
+    dataset = open_data(options, trained, split)
     if number is not None:
         if int(number) >= len(dataset):
             raise ValueError(f"{source}: the {split} split has windows 0 to {len(dataset) - 1}")

@@ -14,9 +14,9 @@ from seqvae.cli.arguments import (
     add_data,
     add_decoding,
     add_law,
-    data_root,
     law,
     open_checkpoint,
+    open_data,
     open_latent,
     sampling_strategy,
     seed,
@@ -152,7 +152,7 @@ def _nearest(options: argparse.Namespace) -> None:
     if not isinstance(codec, PixelCodec):
         raise ValueError(f"nearest compares pixels; {trained.path} has none (`seqvae neighbors` compares latents)")
     check_view(codec, options.output)
-    train, test = (_split(options, trained, split) for split in ("train", "test"))
+    train, test = (open_data(options, trained, split) for split in ("train", "test"))
     known = torch.stack([train[place] for place in range(len(train))])
     unit = 255 * known[0].numel() ** 0.5  # of the distance between white and black
     samples = list(
@@ -298,19 +298,13 @@ def _look(options: argparse.Namespace, trained: Trained, most: int) -> Look:
     from seqvae.data.dataset import spread
     from seqvae.evaluation import use_of_dimensions
 
-    dataset = _split(options, trained, options.split or "test")
+    dataset = open_data(options, trained, options.split or "test")
     places = spread(range(len(dataset)), most)
     posterior = latent.posterior(trained.vae, trained.codec, [dataset[place] for place in places])
     if not trained.noise:
         posterior = posterior.without_noise()
     generator = torch.Generator(posterior.mean.device).manual_seed(options.seed)
     return Look(dataset, places, posterior, use_of_dimensions(posterior, _prior(trained), generator))
-
-
-def _split(options: argparse.Namespace, trained: Trained, split: str) -> WindowDataset:
-    from seqvae.harness.scoring import open_split
-
-    return open_split(data_root(options, trained), split, trained.config["data"]["fingerprint"])
 
 
 def _open(options: argparse.Namespace, latents: bool = True) -> Trained:

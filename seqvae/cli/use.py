@@ -18,9 +18,9 @@ from seqvae.cli.arguments import (
     add_inputs,
     add_law,
     add_output,
-    data_root,
     law,
     open_checkpoint,
+    open_data,
     open_latent,
     sampling_strategy,
     seed,
@@ -140,12 +140,11 @@ def _length(options: argparse.Namespace, trained: Trained) -> int:
 
 
 def _sieve(options: argparse.Namespace, trained: Trained) -> Sieve:
-    from seqvae.harness.scoring import open_split
     from seqvae.latent import Sieve
 
     if not options.novel:
         return Sieve(trained.codec, unique=options.unique)
-    train = open_split(data_root(options, trained), "train", trained.config["data"]["fingerprint"])
+    train = open_data(options, trained, "train")
     return Sieve(trained.codec, unique=options.unique, known=(train[place] for place in range(len(train))))
 
 
