@@ -102,7 +102,6 @@ def law(options: argparse.Namespace, trained: Trained) -> PriorDistribution | No
     if options.law == "prior":
         return None
     from seqvae.harness.aggregate import fit_to, read_aggregate
-    from seqvae.harness.scoring import open_split
 
     if trained.vae.latent_dim == 0:
         raise ValueError(f"{options.checkpoint} is a language model, without latents; leave --from aggregate out")
@@ -116,7 +115,7 @@ def law(options: argparse.Namespace, trained: Trained) -> PriorDistribution | No
             f"dataset to fit one to is not at {root}; say where it is with --data ROOT"
         )
     log.info("%s holds no mixture: one is fitted to training windows", trained.path)
-    return fit_to(trained, open_split(root, "train", trained.config["data"]["fingerprint"]))
+    return fit_to(trained, open_data(options, trained, "train"))
 
 
 def open_checkpoint(options: argparse.Namespace) -> Trained:
