@@ -57,9 +57,14 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> None:
+    import torch
+
     from seqvae.harness import machine
 
-    found = {**machine.facts(), "precisions": machine.precisions(), "gemm_peak_gflops": machine.gemm_peak()}
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    # small products, for a processor that has to imitate bfloat16
+    peaks = {name: machine.gemm_peak(512, dtype=dtype) for name, dtype in dtypes.items()}
+    found = {**machine.facts(), "precisions": machine.precisions(), "gemm_peak_gflops": peaks}
     if options.json:
         print(json.dumps(found, indent=1))
         return
@@ -74,5 +79,5 @@ def _doctor(options: argparse.Namespace) -> None:
     for name, installed in found["extras"].items():
         state = "installed" if installed else f"missing: pip install 'seqvae[{name}]'"
         print(f"{'[' + name + ']':<18} {state} ({machine.EXTRAS[name]})")
-    peak, threads = found["gemm_peak_gflops"], found["system"]["torch_threads"]
-    print(f"{'gemm_peak':<18} {peak:.1f} GFLOP/s in float32 with torch_threads {threads}")
+    rates = ", ".join(f"{peak:.1f} in {name}" for name, peak in peaks.items())
+    print(f"{'gemm_peak':<18} {rates} GFLOP/s with torch_threads {found['system']['torch_threads']}")

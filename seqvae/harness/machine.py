@@ -1,4 +1,4 @@
-"""What this machine is and can do: versions, devices, memory, the precisions that work, and its fp32 GEMM peak."""
+"""What this machine is and can do: versions, devices, memory, the precisions that work, and its GEMM peaks."""
 
 from __future__ import annotations
 
@@ -106,17 +106,23 @@ def precisions() -> dict[str, dict[str, str]]:
         logging.disable(logging.NOTSET)
 
 
-def gemm_peak(size: int = 1024, seconds: float = 1.0, device: str | torch.device = "cpu") -> float:
-    """Return the rate of a float32 matrix product in GFLOP/s: the median over as many as fit in `seconds`.
+def gemm_peak(
+    size: int = 1024,
+    seconds: float = 1.0,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> float:
+    """Return the rate of a matrix product in GFLOP/s: the median over as many as fit in `seconds`.
 
-    This is the peak that a model's own rate is a share of; it holds for the number of threads torch now uses.
+    This is the peak that a model's own rate is a share of; it holds for the number of threads torch now uses. That of
+    bfloat16 says whether trainer.precision=bf16-mixed pays: a processor without instructions for it is far slower.
 
     Raises:
         ValueError: for a size or a time that is not positive.
     """
     if size < 1 or not seconds > 0:
         raise ValueError(f"size and seconds must be positive, got {size} and {seconds}")
-    a, b = torch.rand(size, size, device=device), torch.rand(size, size, device=device)
+    a, b = torch.rand(2, size, size, device=device).to(dtype)
     out = torch.empty_like(a)
     times: list[float] = []
     deadline = time.perf_counter() + seconds
