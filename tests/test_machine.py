@@ -48,9 +48,7 @@ def test_a_precision_that_cannot_train_is_named_with_its_reason(monkeypatch: pyt
 
     assert machine.precisions()["32-true"] == {"lstm": "ok", "conv": "ok"}
     monkeypatch.setattr(Engine, "backward", broken)
-    assert machine.precisions()["32-true"] == dict.fromkeys(
-        ("lstm", "conv"), "could not create a primitive descriptor"
-    )
+    assert machine.precisions()["32-true"] == dict.fromkeys(("lstm", "conv"), "could not create a primitive descriptor")
 
 
 def test_the_gemm_peak_is_the_median_rate_of_matrix_products(monkeypatch: pytest.MonkeyPatch) -> None:
