@@ -10,12 +10,13 @@ import pretty_midi
 from numpy.typing import NDArray
 
 from seqvae.data.midi.meters import COMMON, Meter, Stretch, stretches
-from seqvae.data.midi.notes import END, PITCH, START, Song, song_of
+from seqvae.data.midi.notes import END, PITCH, START, VELOCITY, Song, Track, song_of
 from seqvae.data.midi.tracks import Tracks
 
 NO_EVENT, NOTE_OFF, FIRST_NOTE = 0, 1, 2  # classes; FIRST_NOTE + n strikes pitch LOWEST + n
 LOWEST, HIGHEST = 21, 108
 VOCAB_SIZE = FIRST_NOTE + HIGHEST - LOWEST + 1
+NUMBER = VELOCITY + 1  # the column of a song's notes that says whose they are
 STEPS_A_BEAT = 4  # a beat is a quarter note
 TRIPLET_STEPS = 12  # a quarter note, where triplets have steps of their own
 BAR = 16  # steps
@@ -78,14 +79,46 @@ def transcribe(
     """
     song = song_of(midi)
     parts = stretches(song, meter, steps_per_quarter, split_on_tempo)
-    starts = np.array([part.start for part in parts])
     result = Transcription([], Counter(), Counter())
-    for number, track in (tracks or Tracks()).chosen(song):
-        notes = in_range(track.notes, result.counted)
-        places = places_of(notes[:, START], starts, song.resolution, steps_per_quarter)
-        for place in np.flatnonzero(np.bincount(places)):
-            _add(result, number, parts[place], notes[places == place], song.resolution, steps_per_quarter, bars)
+    # all tracks at once: a file may have thousands of short ones
+    notes = in_range(_numbered((tracks or Tracks()).chosen(song)), result.counted)
+    places = places_of(notes[:, START], np.array([part.start for part in parts]), song.resolution, steps_per_quarter)
+    ends, bar_lines = np.array([(part.end, part.bar_line) for part in parts]).T
+    times = np.minimum(notes[:, [START, END]], ends[places, None]) - bar_lines[places, None]
+    refused = np.array([bool(part.refusal) for part in parts])[places]
+    for rows in _runs(np.flatnonzero(refused), notes[:, NUMBER], places):
+        stretch = parts[places[rows[0]]]
+        windows = refused_windows(stretch, times[rows, 0], song.resolution, bars, steps_per_quarter)
+        result.dropped[stretch.refusal] += windows
+
+    kept = np.flatnonzero(~refused)
+    if not len(kept):
+        return result
+    steps, moved = on_grid(times[kept], song.resolution, steps_per_quarter)
+    runs = _runs(kept, notes[:, NUMBER], places)
+    for rows, line in zip(runs, _skylines(steps, notes[kept, PITCH], [len(rows) for rows in runs]), strict=True):
+        stretch, number = parts[places[rows[0]]], int(notes[rows[0], NUMBER])
+        result.lines.append(Line(number, line, int(stretch.bar), stretch.meter, stretch.bar_line))
+    bent = times[kept[4 * moved[:, 0] > song.resolution], 0]
+    result.counted[ONSETS] += len(kept)
+    result.counted[BENT] += len(bent)
+    if len(bent) and steps_per_quarter < TRIPLET_STEPS:
+        missed = on_grid(bent, song.resolution, TRIPLET_STEPS)[1]
+        result.counted[TRIPLETS] += int((4 * missed <= song.resolution).sum())
     return result
+
+
+def _numbered(tracks: Sequence[tuple[int, Track]]) -> NDArray[np.int64]:
+    """Return the note tables of tracks below one another, with the track's number in the column NUMBER."""
+    tables = [np.empty((0, NUMBER), np.int64), *(track.notes for _, track in tracks)]
+    numbers = np.repeat([number for number, _ in tracks], [len(track.notes) for _, track in tracks])
+    return np.column_stack([np.concatenate(tables), numbers.astype(np.int64)])
+
+
+def _runs(rows: NDArray[np.int64], *columns: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Cut these rows of a table wherever one of the columns changes."""
+    changes = np.any([np.diff(column[rows]) != 0 for column in columns], axis=0)
+    return np.split(rows, np.flatnonzero(changes) + 1) if len(rows) else []
 
 
 def places_of(
@@ -113,31 +146,6 @@ def in_range(notes: NDArray[np.int64], counted: Counter[str]) -> NDArray[np.int6
     return notes[heard]
 
 
-def _add(
-    result: Transcription,
-    number: int,
-    stretch: Stretch,
-    notes: NDArray[np.int64],
-    resolution: int,
-    steps_per_quarter: int,
-    bars: int,
-) -> None:
-    """Add what one track plays in one stretch."""
-    times = np.minimum(notes[:, [START, END]], stretch.end) - stretch.bar_line
-    if stretch.refusal:
-        result.dropped[stretch.refusal] += refused_windows(stretch, times[:, 0], resolution, bars, steps_per_quarter)
-        return
-    steps, moved = on_grid(times, resolution, steps_per_quarter)
-    line = skyline(np.column_stack([steps, notes[:, PITCH]]))
-    result.lines.append(Line(number, line, int(stretch.bar), stretch.meter, stretch.bar_line))
-    bent = times[4 * moved[:, 0] > resolution, 0]
-    result.counted[ONSETS] += len(notes)
-    result.counted[BENT] += len(bent)
-    if len(bent) and steps_per_quarter < TRIPLET_STEPS:
-        missed = on_grid(bent, resolution, TRIPLET_STEPS)[1]
-        result.counted[TRIPLETS] += int((4 * missed <= resolution).sum())
-
-
 def on_grid(
     ticks: NDArray[np.int64], resolution: int, steps_per_quarter: int = STEPS_A_BEAT
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -161,6 +169,16 @@ def skyline(notes: NDArray[np.int64], keep_first: bool = False) -> NDArray[np.in
     line = line[np.append(line[1:, 0] != line[:-1, 0], True)]
     line[:-1, 1] = np.minimum(line[:-1, 1], line[1:, 0])
     return line
+
+
+def _skylines(steps: NDArray[np.int64], pitches: NDArray[np.int64], sizes: Sequence[int]) -> list[NDArray[np.int64]]:
+    """Return the `skyline` of each of several groups of notes that stand one after another, at least one note each."""
+    apart = int(steps.max()) + 2  # no group reaches the steps of the next
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    line = skyline(np.column_stack([steps + apart * group[:, None], pitches]))
+    group = line[:, 0] // apart
+    line[:, :2] -= apart * group[:, None]
+    return np.split(line, np.flatnonzero(np.diff(group)) + 1)
 
 
 def phrases(notes: NDArray[np.int64], silence: float = BAR) -> Iterator[NDArray[np.int64]]:

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -52,17 +53,20 @@ def stretches(song: Song, rule: str, steps_per_quarter: int = 4, split_on_tempo:
     """
     found: list[Stretch] = []
     signatures = {0: COMMON, **{tick: Meter(over, under) for tick, over, under in song.time_signatures}}
-    for tick, meter in signatures.items() if rule != "folded" else [(0, COMMON)]:
-        new = _stretch(tick, meter, rule, steps_per_quarter)
-        bar = new.bar * song.resolution / steps_per_quarter  # ticks
-        same = bool(found) and (new.meter, new.refusal) == (found[-1].meter, found[-1].refusal)
-        if not same or (tick - found[-1].start) * bar.denominator % bar.numerator:
-            found.append(new)
+    for tick, signature in signatures.items() if rule != "folded" else [(0, COMMON)]:
+        meter, bar, refusal = _counted(signature, rule, steps_per_quarter)
+        if found and (meter, refusal) == (found[-1].meter, found[-1].refusal):
+            passed = (tick - found[-1].start) * steps_per_quarter  # steps, in parts of which song.resolution make one
+            if passed * bar.denominator % (song.resolution * bar.numerator) == 0:
+                continue
+        found.append(Stretch(tick, _NEVER, tick, meter, bar, refusal))
     found = [a._replace(end=b.start) for a, b in pairwise(found)] + found[-1:]
     return _split(found, [tick for tick, _ in song.tempos]) if split_on_tempo else found
 
 
-def _stretch(tick: int, meter: Meter, rule: str, steps_per_quarter: int) -> Stretch:
+@lru_cache  # a song says few metres, but may say them often
+def _counted(meter: Meter, rule: str, steps_per_quarter: int) -> tuple[Meter, Fraction, str]:
+    """Return the metre that a time signature counts as, the steps of its bar, and the rule that leaves it out."""
     refusal, bar = "", meter.steps(steps_per_quarter)
     if rule == "strict" and str(meter) in STRICT_METERS:
         meter, bar = COMMON, COMMON.steps(steps_per_quarter)
@@ -72,7 +76,7 @@ def _stretch(tick: int, meter: Meter, rule: str, steps_per_quarter: int) -> Stre
         refusal = f"time signature {meter} (a bar of {float(bar):g} steps)"
     elif bar > LONGEST_BAR * steps_per_quarter:
         refusal = f"time signature {meter} (a bar of more than {LONGEST_BAR} quarter notes)"
-    return Stretch(tick, _NEVER, tick, meter, bar, refusal)
+    return meter, bar, refusal
 
 
 def _split(found: list[Stretch], ticks: list[int]) -> list[Stretch]:
