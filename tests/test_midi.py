@@ -46,24 +46,26 @@ def spelled(events: Any) -> str:
     return " ".join("-" if e == 0 else "." if e == 1 else str(int(e) + 19) for e in events)
 
 
-def takes_less_than(seconds: float, run: Callable[[], object]) -> bool:
-    """Return whether the processor needs less for it, once in three attempts: others may be using the machine.
+SECONDS_TO_COUNT = 0.03  # of the core whose seconds the bounds are; a slower one may need more in proportion
 
-    The seconds are those of a core that counts to a million in 0.03 s; one that is slower at that may need more.
-    """
+
+def takes_less_than(seconds: float, run: Callable[[], object]) -> bool:
+    """Return whether the processor needs less for it, once in three attempts: others may be using the machine."""
     for _ in range(3):
         before, started = seconds_to_count(), time.process_time()
         run()
         taken = time.process_time() - started
-        if taken < seconds * max(1, before / 0.03, seconds_to_count() / 0.03):
+        slowness = max(before, seconds_to_count()) / SECONDS_TO_COUNT
+        if taken < seconds * max(1, slowness):
             return True
     return False
 
 
-def seconds_to_count(numbers: int = 10**6) -> float:
-    started, count = time.process_time(), 0
-    for one in range(numbers):
-        count += one
+def seconds_to_count() -> float:
+    """Return the processor time in which Python adds up a million numbers."""
+    started, total = time.process_time(), 0
+    for one in range(10**6):
+        total += one
     return time.process_time() - started
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -17,8 +18,9 @@ from torch import Tensor
 from seqvae.cli import main
 from seqvae.data.dataset import WindowDataset
 from seqvae.data.midi import MelodyTokenizer, prepare_midi, read_midi, song_of
-from seqvae.data.midi.melody import transcribe
+from seqvae.data.midi.melody import Line, transcribe
 from seqvae.data.midi.meters import COMMON, METERS, Meter, meter_of, stretches
+from seqvae.data.midi.notes import Song, Track, ordered
 from seqvae.data.midi.tracks import Tracks
 from tests.helpers.midi import Notes, meta, number, part, smf, song
 
@@ -111,6 +113,32 @@ def test_with_the_other_rules_every_window_is_of_four_four(tmp_path: Path) -> No
         codec = MelodyTokenizer(meter=rule)
         assert {len(w) for w in codec.windows(midi)} == {32} == {codec.spec["max_length"]}
         assert signatures(codec.join(codec.windows(midi), like=midi)) == [(4, 4, 0)]
+
+
+@pytest.mark.parametrize("rule", METERS)
+def test_tracks_are_transcribed_as_each_is_alone(rule: str) -> None:
+    draw = np.random.default_rng(0)
+    signatures = [(0, 3, 4), (3_000, 13, 8), (9_000, 4, 4), (15_000, 2, 2)]
+    starts, lengths = draw.integers(0, 20_000, (5, 30)), draw.integers(1, 2_000, (5, 30))
+    sounds = draw.integers(10, 120, (5, 30, 2))
+    tables = [
+        ordered(np.column_stack([start, start + length, sound]))
+        for start, length, sound in zip(starts, lengths, sounds, strict=True)
+    ]
+    tracks = [Track("", 0, False, table) for table in [*tables, tables[0][:0]]]
+    found = transcribe(Song(480, tracks, [(0, 120.0)], signatures), rule)
+    lines, dropped, counted = [], Counter[str](), Counter[str]()
+    for place, track in enumerate(tracks):
+        alone = transcribe(Song(480, [track], [(0, 120.0)], signatures), rule)
+        lines += [line._replace(instrument=place) for line in alone.lines]
+        dropped, counted = dropped + alone.dropped, counted + alone.counted
+
+    def plain(line: Line) -> Line:
+        return line._replace(notes=line.notes.tolist())
+
+    assert [plain(line) for line in found.lines] == [plain(line) for line in lines]
+    assert (found.dropped, found.counted) == (dropped, counted)
+    assert {line.instrument for line in found.lines} == set(range(5))
 
 
 def test_stretches_meet_and_cover_the_song(tmp_path: Path) -> None:
