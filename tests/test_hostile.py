@@ -306,10 +306,10 @@ def test_an_absurd_size_costs_neither_memory_nor_time(
     path = copied(get_run(experiment), tmp_path)
     rewrite(path, lambda config: config["model"].update({name: size}))
     load(get_run(experiment).path)  # what loading needs at all
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     refused(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # KiB
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 CODEC_SIZES: list[tuple[str, str, Any]] = [
@@ -358,9 +358,9 @@ def test_what_is_no_json_object_of_ours_is_refused(text: str, name: str, path: P
 def test_a_huge_manifest_is_refused(path: Path) -> None:
     with (path / MANIFEST).open("ab") as file:
         file.truncate(1 << 40)  # a hole: it takes no room on the disk
-    start = time.monotonic()
+    start = time.process_time()
     refused(path, rf"{MANIFEST} cannot be read \(more than")
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 OTHER: list[Any] = [

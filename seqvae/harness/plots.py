@@ -172,13 +172,13 @@ def against_prior(
             axes.plot(bins, density, "k--", label="p(z)")
             # means that all but agree would flatten everything else; where they are far away the density is 0
             axes.set_ylim(0, 2.5 * float(density.max()) or None)
-    figure.axes[0].legend(fontsize="small", frameon=False)
+    figure.axes[0].legend(loc="upper right", fontsize="small", frameon=False)
     axes = figure.add_subplot(grid[:, -1], title="|z|")
     lengths, truth = drawn.norm(dim=1).cpu(), expected.norm(dim=1).cpu()
     bins = _bins(torch.cat([lengths, truth]))
     axes.hist(lengths, bins, density=True, **OUTLINE, label="draws of q(z)")
     axes.hist(truth, bins, density=True, **OUTLINE | {"color": "black", "linestyle": "dashed"}, label="draws of p(z)")
-    axes.legend(fontsize="small", frameon=False)
+    axes.legend(loc="upper right", fontsize="small", frameon=False)
     figure.suptitle(title)
     return figure
 

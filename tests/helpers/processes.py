@@ -60,10 +60,8 @@ def end(process: ForkServerProcess, seconds: float = 120.0) -> int:
     return process.exitcode
 
 
-def together(
-    size: int, function: Callable[..., Any], *arguments: Any, output: Path, seconds: float = 120.0
-) -> list[int]:
-    """Run a function in the processes of a job, as torchrun starts them; return their exit codes by rank."""
+def start_job(size: int, function: Callable[..., Any], *arguments: Any, output: Path) -> list[ForkServerProcess]:
+    """Start a function in the processes of a job, as torchrun does; return them by rank."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -76,11 +74,16 @@ def together(
         "GROUP_WORLD_SIZE": "1",
         "GROUP_RANK": "0",
     }
-    ranks = [
+    return [
         start(function, *arguments, output=output, **job, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(size)
     ]
+
+
+def together(size: int, function: Callable[..., Any], *arguments: Any, output: Path) -> list[int]:
+    """Run a function in the processes of a job; return their exit codes by rank."""
+    ranks = start_job(size, function, *arguments, output=output)
     try:
-        return [end(process, seconds) for process in ranks]
+        return [end(process) for process in ranks]
     finally:
         for process in ranks:
             if process.is_alive():
