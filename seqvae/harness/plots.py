@@ -23,6 +23,7 @@ CELLS = 120  # of the grid below the contours, along each side
 BINS = 60
 DARK = 70  # percent from which a cell of the table is too dark for black figures
 OUTLINE: dict[str, Any] = {"histtype": "step", "color": "tab:blue"}
+LEGEND: dict[str, Any] = {"loc": "upper right", "fontsize": "small", "frameon": False}
 MOST_LABELS = 20  # that have a colour of their own
 INK = 20_000  # square points that all dots of a panel cover together, unless they are very few or very many
 
@@ -172,13 +173,13 @@ def against_prior(
             axes.plot(bins, density, "k--", label="p(z)")
             # means that all but agree would flatten everything else; where they are far away the density is 0
             axes.set_ylim(0, 2.5 * float(density.max()) or None)
-    figure.axes[0].legend(loc="upper right", fontsize="small", frameon=False)
+    figure.axes[0].legend(**LEGEND)
     axes = figure.add_subplot(grid[:, -1], title="|z|")
     lengths, truth = drawn.norm(dim=1).cpu(), expected.norm(dim=1).cpu()
     bins = _bins(torch.cat([lengths, truth]))
     axes.hist(lengths, bins, density=True, **OUTLINE, label="draws of q(z)")
     axes.hist(truth, bins, density=True, **OUTLINE | {"color": "black", "linestyle": "dashed"}, label="draws of p(z)")
-    axes.legend(loc="upper right", fontsize="small", frameon=False)
+    axes.legend(**LEGEND)
     figure.suptitle(title)
     return figure
 
